@@ -1,0 +1,225 @@
+"""Every setting of a run, with its default, its unit and the reason for the default.
+
+A recipe is an instance of `Config`; its command line mirrors the fields (`--train.epochs 200`). The resolved values are
+written to `config.json` of the run folder and read back by evaluation and resume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fastvarcon.errors import UserError
+
+Triple = tuple[float, float, float]
+
+
+@dataclass
+class DataConfig:
+    train: Path | None = None
+    """Training images: a .beton file made by `fastvarcon convert` (backend cpu) or an image folder (backend folder)."""
+    val: Path | None = None
+    """Held-out images of the same classes, for the accuracy curve during training and for `fastvarcon eval`."""
+    backend: Literal["cpu", "folder"] = "cpu"
+    """cpu: .beton, decoded once per image by threads. folder: an image folder read directly, the slow reference."""
+    policy: Literal["simaugment", "simclr", "crop-flip", "crop"] = "simaugment"
+    """Augmentation. simaugment is the SupCon/VarCon recipe: crop .2-1, flip, colour jitter, grey."""
+    num_views: int = 2
+    """Views made of each image in a step; VarCon and SupCon use two."""
+    size: int = 224
+    """Side of a view in pixels."""
+    eval_resize: int = 256
+    """Evaluation resizes the shorter side to this many pixels, then crops the centre `size` x `size`."""
+    mean: Triple = (0.485, 0.456, 0.406)
+    """Per-channel mean in [0, 1] units that normalisation subtracts (default: ImageNet)."""
+    std: Triple = (0.229, 0.224, 0.225)
+    """Per-channel standard deviation in [0, 1] units that normalisation divides by (default: ImageNet)."""
+    workers: int = 0
+    """Decoding threads per process; 0 = an even share of the cores for each process of this machine."""
+    prefetch: int = 2
+    """Batches prepared ahead. Two hide the jitter of decoding; more only costs memory."""
+
+
+@dataclass
+class ModelConfig:
+    encoder: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    """Torchvision ResNet; the paper's figures use resnet50."""
+    width: float = 1.0
+    """Multiplies every channel count of the encoder. 1.0 is the stock network."""
+    small_images: bool = False
+    """3x3 stride-1 stem without max-pool, for images of 64 px and less (the CIFAR ResNet)."""
+    zero_init_residual: bool = False
+    """Start every residual block as the identity (Goyal et al. 2017). The reference code does not."""
+    head: Literal["mlp", "linear"] = "mlp"
+    """Projection head: mlp = Linear-ReLU-Linear, linear = one Linear. It is dropped for evaluation."""
+    head_hidden: int = 0
+    """Hidden width of the mlp head; 0 = the encoder's feature width, as in the reference."""
+    head_dim: int = 128
+    """Width of the embedding that the loss sees."""
+
+
+@dataclass
+class LossConfig:
+    name: Literal["varcon"] = "varcon"
+    """Objective."""
+    tau1: float = 0.1
+    """Temperature of the class posterior (paper Eq. 8)."""
+    eps: float = 0.02
+    """Half-width of the adaptive temperature: tau2 lies in [tau1 - eps, tau1 + eps] (Eq. 13). 0 = no adaptation."""
+    detach_centroids: bool = True
+    """No gradient through the class centroids, as in the reference code; the paper's text leaves it open."""
+    detach_target: bool = False
+    """No gradient through tau2 into the target; the reference code lets it flow."""
+    backend: Literal["auto", "closed", "reference"] = "auto"
+    """closed: closed form in torch. reference: the paper's equations line by line. auto: the fastest one."""
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = 200
+    """Passes over the training images."""
+    global_batch: int = 1024
+    """Images per optimiser step over all processes; the loss sees num_views times as many rows."""
+    lr: float = 0.5
+    """Peak learning rate for this global batch. It is used as written: nothing scales it behind your back."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    weight_decay: float = 1e-4
+    """L2 penalty on all parameters."""
+    warmup_epochs: float = 10.0
+    """Length of the linear warm-up from 0 to lr, in epochs; large-batch SGD diverges without it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute precision of encoder and head; the loss is always float32. auto = bf16 on CUDA, fp32 on the CPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one and names its choice in the log."""
+    threads: int = 0
+    """CPU threads per process for the network; 0 = an even share of the cores."""
+    batch_norm: Literal["local", "sync"] = "local"
+    """Batch-norm statistics per process, as the reference ran, or over the global batch, for any process count."""
+    seed: int = 0
+    """Seeds weights, sample order and augmentation."""
+    log_every: int = 10
+    """Steps between two rows of metrics.jsonl; the GPU is only waited for then."""
+    val_every: int = 1
+    """Epochs between two held-out kNN accuracies (needs --data.val); 0 = never."""
+    val_bank: int = 10_000
+    """Training images at most that vote in that kNN: an accuracy curve must not cost an epoch."""
+    save_every: int = 0
+    """Epochs between two kept checkpoints (checkpoints/epoch-NNN); checkpoints/last is written every epoch."""
+
+
+@dataclass
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: Path = Path("runs/default")
+    """Run folder. The same command on the same folder resumes; a different configuration is refused."""
+
+    def validate(self) -> None:
+        """Raise UserError, naming the flag, for every value that no run could work with."""
+        data, model, loss, train = self.data, self.model, self.loss, self.train
+        rules = [
+            (data.train is not None, "--data.train is missing: give the file that `fastvarcon convert` wrote"),
+            (data.num_views >= 1, f"--data.num-views must be at least 1, got {data.num_views}"),
+            (data.size >= 1, f"--data.size must be at least 1 pixel, got {data.size}"),
+            (
+                data.eval_resize >= data.size,
+                f"--data.eval-resize ({data.eval_resize}) must not be smaller than --data.size ({data.size})",
+            ),
+            (min(data.std) > 0, f"--data.std must be positive, got {data.std}"),
+            (data.workers >= 0, f"--data.workers must be 0 (all cores) or more, got {data.workers}"),
+            (data.prefetch >= 1, f"--data.prefetch must be at least 1, got {data.prefetch}"),
+            (model.width > 0, f"--model.width must be positive, got {model.width}"),
+            (
+                model.head_dim >= 1 and model.head_hidden >= 0,
+                "--model.head-dim must be at least 1, head-hidden 0 or more",
+            ),
+            (loss.eps >= 0, f"--loss.eps must be 0 or more, got {loss.eps}"),
+            (
+                loss.tau1 > loss.eps,
+                f"--loss.tau1 ({loss.tau1}) must be larger than --loss.eps ({loss.eps}): tau2 would not be positive",
+            ),
+            (train.epochs >= 1, f"--train.epochs must be at least 1, got {train.epochs}"),
+            (train.global_batch >= 1, f"--train.global-batch must be at least 1, got {train.global_batch}"),
+            (train.lr > 0, f"--train.lr must be positive, got {train.lr}"),
+            (0 <= train.momentum < 1, f"--train.momentum must lie in [0, 1), got {train.momentum}"),
+            (train.weight_decay >= 0, f"--train.weight-decay must be 0 or more, got {train.weight_decay}"),
+            (
+                0 <= train.warmup_epochs <= train.epochs,
+                f"--train.warmup-epochs ({train.warmup_epochs}) must lie between 0 and --train.epochs ({train.epochs})",
+            ),
+            (train.threads >= 0, f"--train.threads must be 0 (all cores) or more, got {train.threads}"),
+            (train.log_every >= 1, f"--train.log-every must be at least 1, got {train.log_every}"),
+            (train.seed >= 0, f"--train.seed must be 0 or more, got {train.seed}"),
+            (min(train.val_every, train.save_every) >= 0, "--train.val-every and --train.save-every must be 0 or more"),
+            (train.val_bank >= 1, f"--train.val-bank must be at least 1, got {train.val_bank}"),
+        ]
+        for holds, message in rules:
+            if not holds:
+                raise UserError(message)
+
+    def flat(self) -> dict[str, object]:
+        """All values as JSON scalars and lists, keyed like the flags: {"data.train": "train.beton", ...}."""
+        return dict(_flatten(dataclasses.asdict(self)))
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.flat(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read what `save` wrote. Raises UserError for a missing or foreign file."""
+        return cls.from_flat(read_flat(path), path)
+
+    @classmethod
+    def from_flat(cls, flat: dict[str, object], origin: Path) -> Config:
+        config = cls()
+        for key, value in flat.items():
+            *groups, name = key.split(".")
+            target: object = config
+            for group in groups:
+                target = getattr(target, group, None)
+            hints = typing.get_type_hints(type(target)) if dataclasses.is_dataclass(target) else {}
+            if name not in hints:
+                raise UserError(
+                    f"{origin} has the unknown key {key!r}: it was written by another version of fastvarcon"
+                )
+            setattr(target, name, _from_json(value, hints[name]))
+        return config
+
+
+def read_flat(path: Path) -> dict[str, object]:
+    """The keys and values of a config.json as written."""
+    try:
+        flat = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {path.parent} is not a run folder") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a run configuration ({error})") from None
+    if not isinstance(flat, dict):
+        raise UserError(f"{path} is not a run configuration")
+    return flat
+
+
+def _flatten(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield (
+                prefix + key,
+                str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value,
+            )
+
+
+def _from_json(value, hint):
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and (hint is Path or Path in typing.get_args(hint)):
+        return Path(value)
+    return value

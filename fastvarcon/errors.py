@@ -1,0 +1,35 @@
+"""The one exception for mistakes that the person at the keyboard can fix."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A wrong path, flag or file. The message is one line that names the culprit and the remedy.
+
+    Commands and recipes print it as `error: ...` and exit with code 2, without a traceback.
+    """
+
+
+def exits_cleanly(main: Callable) -> Callable:
+    """Decorate a program's entry function: UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+        except BrokenPipeError:  # the reader of our output, `head` say, has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
+
+    return wrapped

@@ -1,0 +1,56 @@
+"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+LINE_SECONDS = 5.0
+
+
+class Counter:
+    """Counts images of a known total; a context manager. Rate and time left are those of this process alone."""
+
+    def __init__(self, description: str, total: int):
+        self._description, self._total, self._done = description, total, 0
+        self._start = self._last_line = time.perf_counter()
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}%"),
+                TextColumn("{task.fields[text]}"),
+                console=Console(),
+            )
+            self._task = self._bar.add_task(description, total=total, text="")
+            self._bar.start()
+
+    def advance(self, images: int) -> None:
+        self._done += images
+        now = time.perf_counter()
+        rate = self._done / max(now - self._start, 1e-9)
+        left = format_seconds((self._total - self._done) / max(rate, 1e-9))
+        text = f"{self._done:,}/{self._total:,} images  {rate:,.0f} images/s  left {left}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, text=text)
+        elif self._done >= self._total or now - self._last_line > LINE_SECONDS:
+            self._last_line = now
+            print(f"{self._description}  {text}", flush=True)
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds -> "1:02:03" or "2:03"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

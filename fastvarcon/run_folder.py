@@ -1,0 +1,97 @@
+"""The run folder: who may write to it, and whether it belongs to this configuration.
+
+config.json  metrics.jsonl  checkpoints/{last,epoch-NNN}/  encoder.safetensors  summary.json  eval/*.json  report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import filelock
+
+from fastvarcon.config import Config, read_flat
+from fastvarcon.errors import UserError
+
+MAY_DIFFER = frozenset(
+    (  # they change how fast or how visible a run is, not what it computes
+        "out",
+        "data.val",
+        "data.workers",
+        "data.prefetch",
+        "train.threads",
+        "train.log_every",
+        "train.val_every",
+        "train.val_bank",
+        "train.save_every",
+    )
+)
+
+
+class RunFolder:
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.encoder = path / "encoder.safetensors"
+        self.summary = path / "summary.json"
+        self.last = path / "checkpoints" / "last"
+        self._lock = filelock.FileLock(path / ".lock")
+
+    def kept(self, epoch: int) -> Path:
+        """Folder of a checkpoint that stays, by the number of epochs done."""
+        return self.path / "checkpoints" / f"epoch-{epoch:03d}"
+
+    def check(self, config: Config) -> None:
+        """Raise UserError unless the folder is new, empty, or a run of the same configuration. Writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--out {self.path} is a file: give a folder")
+        if not self.config.exists():
+            foreign = [p.name for p in self.path.iterdir() if p.name != ".lock"] if self.path.exists() else []
+            if foreign:
+                raise UserError(f"--out {self.path} is not a run folder but holds {foreign[0]!r}: give a new folder")
+            return
+        old, new = read_flat(self.config), config.flat()
+        differ = [key for key in {**old, **new} if key not in MAY_DIFFER and old.get(key) != new.get(key)]
+        if differ:
+            what = ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in differ)
+            raise UserError(
+                f"--out {self.path} holds a run of another configuration: {what}. "
+                "Give a new folder, or the old values to resume"
+            )
+
+    def lock(self) -> None:
+        """Keep every other process out until `unlock` or the end of this process, however it ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f"--out {self.path} is in use by another run: wait for it or give another folder") from None
+        except OSError as error:
+            raise UserError(
+                f"--out {self.path} cannot be written ({error.strerror or error}): give another folder"
+            ) from None
+
+    def unlock(self) -> None:
+        self._lock.release()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """All whole rows of a metrics.jsonl; a last line torn by a crash is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows

@@ -1,0 +1,41 @@
+"""Metadata and extras. `fastvarcon/kernels` and `fastvarcon/data_prep` are links to the top-level folders."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+LINUX = "; platform_system == 'Linux'"
+
+setup(
+    name="fastvarcon",
+    version="0.1.0",
+    description="Train image encoders with supervised contrastive losses, VarCon first, as fast as the hardware allows",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["fastvarcon", "fastvarcon.*"]),
+    install_requires=[
+        "torch>=2.10",
+        "torchvision>=0.25",
+        f"triton>=3.6{LINUX}",
+        "accelerate>=1.10",
+        "numba>=0.60",
+        "numpy>=1.26",
+        "pillow>=10",
+        "tyro>=0.9",
+        "rich>=13",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "tensorboard>=2.16",
+        "safetensors>=0.4",
+        "filelock>=3.12",
+    ],
+    extras_require={
+        "dali": [f"nvidia-dali-cuda120{LINUX}"],
+        "ffcv": [f"ffcv>=1.0{LINUX}", f"setuptools{LINUX}"],  # ffcv imports distutils, which Python 3.12 dropped
+        "timm": ["timm"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "setuptools>=77", "wheel"],
+    },
+    entry_points={"console_scripts": ["fastvarcon = fastvarcon.cli:main"]},
+)

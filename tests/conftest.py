@@ -1,0 +1,93 @@
+"""Fixtures: small real images, converted files, processes. GPU tests skip with the reason where there is none."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A smooth random picture: JPEG keeps it nearly as it is, unlike noise."""
+    coarse = rng.integers(0, 256, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """Three classes, 4 + 5 + 6 JPEG and PNG files of different sizes."""
+    root = tmp_path / "images"
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (root / name).mkdir(parents=True)
+        for index in range(4 + label):
+            picture = Image.fromarray(photo(rng, int(rng.integers(20, 60)), int(rng.integers(20, 60))))
+            suffix = "png" if index % 2 else "jpg"
+            picture.save(root / name / f"{index}.{suffix}", **({"quality": 95} if suffix == "jpg" else {}))
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train, val) .beton files of scikit-learn's digits."""
+    from fastvarcon.data.image_folder import scan_image_folder
+    from fastvarcon.data_prep.convert import EncodeSettings, convert
+    from fastvarcon.data_prep.digits import write_digits
+
+    root = tmp_path_factory.mktemp("digits")
+    write_digits(root / "images")
+    for split in ("train", "val"):
+        source = scan_image_folder(root / "images" / split)
+        convert(source, root / f"{split}.beton", EncodeSettings(mode="raw"), workers=1, on_error="stop")
+    return root / "train.beton", root / "val.beton"
+
+
+@pytest.fixture
+def run_python():
+    """Run `python ARGS` in a process of its own; returns it with its output as text."""
+
+    def run(*args: str | Path, cwd: Path = ROOT, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, **env}
+        command = [sys.executable, *map(str, args)]
+        return subprocess.run(
+            command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_ranks(run_python):
+    """Run a script on several gloo processes, as torchrun does, and fail with its output if one of them fails."""
+
+    def run(world_size: int, *args: str | Path, **env: str) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        done = run_python(
+            "-m", "torch.distributed.run", "--nproc_per_node", str(world_size), "--master_port", str(port), *args, **env
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
