@@ -1,0 +1,1 @@
+"""From bytes on disk to a batch of views."""

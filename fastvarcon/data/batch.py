@@ -1,0 +1,79 @@
+"""ImageBatch: the one seam between decoding and augmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """B decoded images of any sizes in one flat buffer, RGB, height x width x channel.
+
+    Pixel (y, x, c) of image i is `pixels[offset[i] + y * row_stride[i] + 3 * x + c]`. A resident dataset, a padded
+    canvas and a tensor list of another decoder are all of this form, so augmentation never copies or pads.
+    """
+
+    pixels: Tensor
+    """Flat uint8, on the host, pinned, or on a device."""
+    offset: Tensor
+    """[B] int64, bytes."""
+    height: Tensor
+    """[B] int32, pixels."""
+    width: Tensor
+    """[B] int32, pixels."""
+    row_stride: Tensor
+    """[B] int32, bytes."""
+    labels: Tensor
+    """[B] int64; negative = unlabelled."""
+    ids: Tensor
+    """[B] int64, sample ids within the dataset."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> Tensor:
+        """View of one image, [height, width, 3] uint8."""
+        height, width = int(self.height[index]), int(self.width[index])
+        return self.pixels.as_strided((height, width, 3), (int(self.row_stride[index]), 3, 1), int(self.offset[index]))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> ImageBatch:
+        """Page-locked copy, from which copies to the GPU run asynchronously."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function) -> ImageBatch:
+        return ImageBatch(**{f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    @staticmethod
+    def empty(heights: np.ndarray, widths: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> ImageBatch:
+        """A host batch of the given sizes, images packed one after another, pixels not yet written."""
+        row_stride = 3 * widths.astype(np.int64)
+        sizes = row_stride * heights
+        ends = np.cumsum(sizes)
+        return ImageBatch(
+            pixels=torch.empty(int(ends[-1]) if len(ends) else 0, dtype=torch.uint8),
+            offset=torch.from_numpy(ends - sizes),
+            height=torch.from_numpy(heights.astype(np.int32)),
+            width=torch.from_numpy(widths.astype(np.int32)),
+            row_stride=torch.from_numpy(row_stride.astype(np.int32)),
+            labels=torch.from_numpy(labels.astype(np.int64)),
+            ids=torch.from_numpy(ids.astype(np.int64)),
+        )
+
+    @staticmethod
+    def from_images(images: Sequence[np.ndarray], labels: np.ndarray, ids: np.ndarray) -> ImageBatch:
+        """Pack [height, width, 3] uint8 arrays."""
+        heights = np.array([image.shape[0] for image in images], dtype=np.int64)
+        widths = np.array([image.shape[1] for image in images], dtype=np.int64)
+        batch = ImageBatch.empty(heights, widths, np.asarray(labels), np.asarray(ids))
+        for index, image in enumerate(images):
+            batch.image(index).numpy()[...] = image
+        return batch

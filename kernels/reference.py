@@ -1,0 +1,198 @@
+"""Plain-torch view kernel, any dtype, any device: what every faster version is measured against.
+
+A view of an image is, in this order (semantics of torchvision v2 on float tensors in [0, 1], antialias=True):
+
+    crop + resize   out = Wy @ image @ Wx^T per channel, with the triangle filter of antialiased bilinear resampling:
+                    W[o, j] ~ max(0, 1 - |j + 1/2 - c_o| / s),  c_o = start + (o + 1/2) len/out,  s = max(1, len/out),
+                    rows normalised to 1 over the pixels j that may be read (the box, or the whole image if `extend`)
+    flip            left-right
+    jitter          brightness, contrast, saturation, hue in the order of the table, each clamped to [0, 1]
+    gray, blur, solarize
+    normalise       (x - mean) / std, cast, channels_last
+
+`batch` has the fields of fastvarcon.data.batch.ImageBatch, `table` those of fastvarcon.data.augment.ViewTable (on the
+host: its switches decide there which rows an operation touches, so that no row pays for what it does not have).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601-2, the digits that torchvision uses
+CANVAS_BYTES = 64 << 20  # float pixels handled at a time: bounds memory whatever the batch
+
+
+def views(
+    batch,
+    table,
+    *,
+    size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Make V views of each of the B images of `batch`.
+
+    Args:
+        batch: ImageBatch of B images; the result lies on its device.
+        table: ViewTable of V * B rows, view-major: row v * B + b shows image b.
+        size: side of a view in pixels.
+        mean, std: per-channel normalisation in [0, 1] units.
+        dtype: of the result. Arithmetic is float32, or float64 if `dtype` is float64.
+
+    Returns:
+        [V * B, 3, size, size], channels_last.
+
+    Raises:
+        ValueError: the table does not fit the batch, or a box lies outside its image; names the offending row.
+    """
+    rows = _check(batch, table)
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    device = batch.pixels.device
+    out = torch.empty((len(table), 3, size, size), dtype=dtype, device=device, memory_format=torch.channels_last)
+    shift = torch.tensor(mean, dtype=arithmetic, device=device).view(3, 1, 1)
+    scale = torch.tensor(std, dtype=arithmetic, device=device).view(3, 1, 1)
+    for images in _chunks(batch, arithmetic):
+        canvas = _canvas(batch, images, arithmetic)
+        for view in range(rows.shape[0]):
+            row = rows[view, images]
+            x = _crop_resize(canvas, batch, images, table, row, size)
+            x = _colour(x, table, row)
+            out[row] = ((x - shift) / scale).to(dtype)
+    return out
+
+
+def _check(batch, table) -> Tensor:
+    """[V, B] row numbers, after checking every box."""
+    count = len(batch)
+    if count == 0 or len(table) % count:
+        raise ValueError(f"a table of {len(table)} rows does not fit a batch of {count} images")
+    height, width = (t.cpu().float().repeat(len(table) // count) for t in (batch.height, batch.width))
+    y, x, h, w = table.box.unbind(1)
+    slack = 1e-3  # a fractional box that touches the border may overshoot it by rounding
+    bad = (h <= 0) | (w <= 0) | ~table.extend & ((y < 0) | (x < 0) | (y + h > height + slack) | (x + w > width + slack))
+    if bad.any():
+        row = int(bad.int().argmax())
+        raise ValueError(
+            f"row {row}: box {table.box[row].tolist()} lies outside its image of "
+            f"{int(height[row])} x {int(width[row])} pixels"
+        )
+    return torch.arange(len(table)).view(-1, count)
+
+
+def _chunks(batch, dtype: torch.dtype):
+    """Consecutive image numbers whose padded canvas stays within CANVAS_BYTES."""
+    per_image = int(batch.height.max()) * int(batch.width.max()) * 3 * dtype.itemsize
+    return torch.arange(len(batch)).split(max(1, CANVAS_BYTES // per_image))
+
+
+def _canvas(batch, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The images padded to a common size, [n, 3, Hmax, Wmax] in [0, 1]. The padding never gets a weight."""
+    shape = (len(images), int(batch.height[images].max()), int(batch.width[images].max()), 3)
+    canvas = torch.zeros(shape, dtype=torch.uint8, device=batch.pixels.device)
+    for slot, index in enumerate(images.tolist()):
+        image = batch.image(index)
+        canvas[slot, : image.shape[0], : image.shape[1]] = image
+    return canvas.permute(0, 3, 1, 2).to(dtype) / 255
+
+
+def _crop_resize(canvas: Tensor, batch, images: Tensor, table, row: Tensor, size: int) -> Tensor:
+    """[n, 3, size, size]: the box of each row, resampled and flipped."""
+    y, x, h, w = table.box[row].to(canvas.dtype).unbind(1)
+    extend = table.extend[row]
+    rows = _resampling(y, h, batch.height[images].cpu(), extend, canvas.shape[2], size)
+    columns = _resampling(x, w, batch.width[images].cpu(), extend, canvas.shape[3], size)
+    columns = torch.where(table.flip[row].view(-1, 1, 1), columns.flip(1), columns)
+    wide = torch.matmul(canvas, columns.to(canvas.device).transpose(1, 2).unsqueeze(1))  # [n, 3, Hmax, size]
+    return torch.matmul(rows.to(canvas.device).unsqueeze(1), wide)
+
+
+def _resampling(start: Tensor, length: Tensor, limit: Tensor, extend: Tensor, inputs: int, outputs: int) -> Tensor:
+    """Weights [n, outputs, inputs] of the triangle filter, zero outside the pixels that may be read."""
+    scale = (length / outputs).view(-1, 1, 1)
+    centre = start.view(-1, 1, 1) + scale * (torch.arange(outputs, dtype=start.dtype).view(1, -1, 1) + 0.5)
+    pixel = torch.arange(inputs, dtype=start.dtype).view(1, 1, -1)
+    low = torch.where(extend, torch.zeros_like(start), start).view(-1, 1, 1)
+    high = torch.where(extend, limit.to(start.dtype), start + length).view(-1, 1, 1)
+    weights = (1 - (pixel + 0.5 - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    weights = weights * ((pixel >= low) & (pixel < high))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _colour(x: Tensor, table, row: Tensor) -> Tensor:
+    """Jitter, gray, blur and solarize on x [n, 3, size, size]."""
+    factors = (table.brightness[row], table.contrast[row], table.saturation[row], table.hue[row])
+    neutral = (1.0, 1.0, 1.0, 0.0)
+    order = table.order[row]
+    for position in range(4):
+        for op, apply in enumerate((_brightness, _contrast, _saturation, _hue)):
+            x = _where(x, (order[:, position] == op) & (factors[op] != neutral[op]), apply, factors[op])
+    x = _where(x, table.gray[row], lambda part, _: _gray(part).expand_as(part), factors[0])
+    x = _where(x, table.blur_sigma[row] > 0, _blur, table.blur_sigma[row])
+    return _where(
+        x, table.solarize[row] <= 1, lambda part, t: torch.where(part >= t, 1 - part, part), table.solarize[row]
+    )
+
+
+def _where(x: Tensor, chosen: Tensor, apply, parameter: Tensor) -> Tensor:
+    """Replace the chosen rows of x by apply(rows, parameter [k, 1, 1, 1])."""
+    index = chosen.nonzero().squeeze(1)
+    if len(index) == 0:
+        return x
+    index_x = index.to(x.device)
+    result = apply(x[index_x], parameter[index].to(x).view(-1, 1, 1, 1))
+    return result if len(index) == len(x) else x.index_copy(0, index_x, result)
+
+
+def _gray(x: Tensor) -> Tensor:
+    r, g, b = x.unbind(1)
+    return (GRAY_WEIGHTS[0] * r + GRAY_WEIGHTS[1] * g + GRAY_WEIGHTS[2] * b).unsqueeze(1)
+
+
+def _brightness(x: Tensor, factor: Tensor) -> Tensor:
+    return (x * factor).clamp(0, 1)
+
+
+def _contrast(x: Tensor, factor: Tensor) -> Tensor:
+    mean = _gray(x).mean((1, 2, 3), keepdim=True)
+    return (factor * x + (1 - factor) * mean).clamp(0, 1)
+
+
+def _saturation(x: Tensor, factor: Tensor) -> Tensor:
+    return (factor * x + (1 - factor) * _gray(x)).clamp(0, 1)
+
+
+def _hue(x: Tensor, shift: Tensor) -> Tensor:
+    """RGB -> HSV, turn the hue by `shift`, -> RGB. Grey pixels have no hue and stay as they are."""
+    r, g, b = x.unbind(1)
+    low, high = torch.aminmax(x, dim=1)
+    spread = high - low
+    safe = torch.where(spread == 0, 1, spread)
+    sextant = torch.where(high == r, (g - b) / safe, torch.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4))
+    sextant = (sextant + 6 * shift.squeeze(1)) % 6
+    # channel n of HSV -> RGB is v - v s max(0, min(k, 4 - k, 1)) with k = (n + sextant) mod 6; v s is the spread
+    k = (torch.tensor([5.0, 3.0, 1.0], dtype=x.dtype, device=x.device).view(1, 3, 1, 1) + sextant.unsqueeze(1)) % 6
+    turned = high.unsqueeze(1) - spread.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1)
+    return turned.clamp(0, 1)
+
+
+def blur_taps(size: int) -> int:
+    """Side of the blur kernel: a tenth of the view (Chen et al. 2020, appendix A), odd, at least 3."""
+    return max(3, 2 * (size // 20) + 1)
+
+
+def _blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Separable Gaussian with reflected borders, one sigma [n, 1, 1, 1] per row."""
+    n, channels, height, width = x.shape
+    taps = blur_taps(height)
+    half = taps // 2
+    distance = torch.arange(-half, half + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.softmax(-0.5 * (distance / sigma.view(-1, 1)) ** 2, dim=1)  # [n, taps]
+    kernel = kernel.repeat_interleave(channels, 0)
+    padded = F.pad(x, (half, half, half, half), mode="reflect").reshape(
+        1, n * channels, height + 2 * half, width + 2 * half
+    )
+    padded = F.conv2d(padded, kernel.view(-1, 1, 1, taps), groups=n * channels)
+    return F.conv2d(padded, kernel.view(-1, 1, taps, 1), groups=n * channels).view_as(x)

@@ -1,0 +1,172 @@
+"""The plain-torch view kernel against torchvision v2 on float tensors, antialias=True."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+
+from fastvarcon.data.augment import ViewTable, eval_params, view_params
+from fastvarcon.data.batch import ImageBatch
+from fastvarcon.kernels import reference, views
+
+OFF = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+COUNT = 24
+
+
+@pytest.fixture
+def batch(rng) -> ImageBatch:
+    """Images of 24 sizes, each pixel random: harder than photographs, where neighbours agree."""
+    sizes = rng.integers(9, 90, (COUNT, 2))
+    images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
+    return ImageBatch.from_images(images, np.zeros(COUNT, np.int64), np.arange(COUNT))
+
+
+def full_image_table(batch: ImageBatch, **columns: torch.Tensor) -> ViewTable:
+    """A table that shows the whole image and changes nothing but `columns`."""
+    table = view_params(
+        "crop", 0, 0, np.arange(len(batch)), 0, heights=batch.height.numpy(), widths=batch.width.numpy()
+    )
+    box = torch.stack([torch.zeros(len(batch)), torch.zeros(len(batch)), batch.height.float(), batch.width.float()], 1)
+    return dataclasses.replace(table, **{"box": box, **columns})
+
+
+def torchvision_view(image: np.ndarray, table: ViewTable, row: int, size: int) -> torch.Tensor:
+    """What torchvision makes of one row of the table, in float32."""
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
+    x = tv.resized_crop(x, *(int(v) for v in table.box[row]), [size, size], antialias=True)
+    if table.flip[row]:
+        x = tv.horizontal_flip(x)
+    steps = (
+        (tv.adjust_brightness, table.brightness[row], 1.0),
+        (tv.adjust_contrast, table.contrast[row], 1.0),
+        (tv.adjust_saturation, table.saturation[row], 1.0),
+        (tv.adjust_hue, table.hue[row], 0.0),
+    )
+    for op in table.order[row].tolist():
+        adjust, factor, neutral = steps[op]
+        if factor != neutral:
+            x = adjust(x, float(factor))
+    if table.gray[row]:
+        x = tv.rgb_to_grayscale(x, 3)
+    if table.blur_sigma[row] > 0:
+        x = tv.gaussian_blur(x, [reference.blur_taps(size)] * 2, [float(table.blur_sigma[row])] * 2)
+    return tv.solarize(x, float(table.solarize[row])) if table.solarize[row] <= 1 else x
+
+
+def assert_like_torchvision(batch: ImageBatch, table: ViewTable, size: int) -> None:
+    ours = views(batch, table, size=size, **OFF)
+    theirs = torch.stack([torchvision_view(batch.image(i % COUNT).numpy(), table, i, size) for i in range(len(table))])
+    assert (ours - theirs).abs().max() <= 1e-4
+    assert (ours - theirs).abs().mean() <= 1e-6
+
+
+@pytest.mark.parametrize("policy", ["simaugment", "simclr", "crop-flip", "crop"])
+@pytest.mark.parametrize("size", [17, 48])
+def test_policies_equal_torchvision(batch, policy, size):
+    sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
+    table = ViewTable.cat([view_params(policy, 1, 2, batch.ids.numpy(), view, **sizes) for view in range(2)])
+    assert_like_torchvision(batch, table, size)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("brightness", 1.7),
+        ("brightness", 0.3),
+        ("contrast", 1.7),
+        ("contrast", 0.0),
+        ("saturation", 1.9),
+        ("saturation", 0.0),
+        ("hue", 0.5),
+        ("hue", -0.13),
+        ("solarize", 0.5),
+        ("blur_sigma", 1.3),
+        ("gray", 1),
+        ("flip", 1),
+    ],
+)
+def test_each_operation_alone_equals_torchvision(batch, column, value):
+    neutral = full_image_table(batch)
+    assert_like_torchvision(
+        batch, full_image_table(batch, **{column: torch.full_like(getattr(neutral, column), value)}), 32
+    )
+
+
+@pytest.mark.parametrize(("resize", "size"), [(40, 32), (16, 16), (100, 70)])
+def test_evaluation_equals_resize_and_centre_crop(batch, resize, size):
+    table = eval_params(batch.height.numpy(), batch.width.numpy(), resize=resize, size=size)
+    ours = views(batch, table, size=size, **OFF)
+    for index in range(COUNT):
+        image = batch.image(index).permute(2, 0, 1).float() / 255
+        theirs = tv.center_crop(tv.resize(image, [resize], antialias=True), [size, size])
+        assert (ours[index] - theirs).abs().max() <= 1e-4
+
+
+def test_rows_are_view_major_and_channels_last_and_normalised(batch):
+    one = full_image_table(batch)
+    both = ViewTable.cat([one, dataclasses.replace(one, flip=~one.flip)])
+    out = views(batch, both, size=20, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    assert out.shape == (2 * COUNT, 3, 20, 20) and out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(out[COUNT:], out[:COUNT].flip(3), atol=1e-5)
+    plain = views(batch, both, size=20, **OFF)
+    assert torch.allclose(out, tv.normalize(plain, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]), atol=1e-5)
+
+
+def test_float64_and_half_precision(batch):
+    table = full_image_table(batch)
+    exact = views(batch, table, size=20, **OFF, dtype=torch.float64)
+    assert (views(batch, table, size=20, **OFF) - exact).abs().max() < 1e-5
+    half = views(batch, table, size=20, **OFF, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16 and (half.double() - exact).abs().max() < 2**-8
+
+
+def test_result_does_not_depend_on_the_chunking(batch, monkeypatch):
+    table = full_image_table(batch)
+    whole = views(batch, table, size=20, **OFF)
+    monkeypatch.setattr(reference, "CANVAS_BYTES", 1)
+    assert torch.allclose(views(batch, table, size=20, **OFF), whole, atol=1e-6)
+
+
+def test_padded_and_offset_rows_are_read_in_place(rng):
+    """A batch whose rows have a stride, as in a padded canvas, shows the same images as a packed one."""
+    canvas = rng.integers(0, 256, (2, 30, 40, 3), dtype=np.uint8)
+    heights, widths = np.array([20, 30]), np.array([40, 25])
+    packed = ImageBatch.from_images(
+        [canvas[i, :h, :w] for i, (h, w) in enumerate(zip(heights, widths, strict=True))],
+        np.zeros(2, np.int64),
+        np.arange(2),
+    )
+    padded = dataclasses.replace(
+        packed,
+        pixels=torch.from_numpy(canvas.reshape(-1)),
+        offset=torch.tensor([0, 30 * 40 * 3]),
+        row_stride=torch.full((2,), 120, dtype=torch.int32),
+    )
+    table = view_params("simaugment", 0, 0, np.arange(2), 0, heights=heights, widths=widths)
+    assert torch.equal(views(packed, table, size=16, **OFF), views(padded, table, size=16, **OFF))
+
+
+@pytest.mark.parametrize(("column", "value"), [(0, -1.0), (1, -2.0), (2, 1000.0), (3, 0.0)])
+def test_box_outside_its_image_names_the_row(batch, column, value):
+    table = full_image_table(batch)
+    table.box[5, column] = value
+    with pytest.raises(ValueError, match="row 5: box"):
+        views(batch, table, size=8, **OFF)
+
+
+def test_table_of_the_wrong_length(batch):
+    table = full_image_table(batch)
+    short = ViewTable(**{name: column[:-1] for name, column in vars(table).items()})
+    with pytest.raises(ValueError, match="table of 23 rows does not fit a batch of 24"):
+        views(batch, short, size=8, **OFF)
+
+
+@pytest.mark.gpu
+def test_gpu_equals_cpu(batch):
+    sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
+    table = view_params("simclr", 0, 0, batch.ids.numpy(), 0, **sizes)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    on_gpu = views(batch.to("cuda"), table, size=32, **OFF).cpu()
+    assert (on_gpu - views(batch, table, size=32, **OFF)).abs().max() < 1e-4
