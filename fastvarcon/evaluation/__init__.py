@@ -1,0 +1,1 @@
+"""How good a trained encoder is. Nothing here imports the trainer."""

@@ -1,0 +1,85 @@
+"""Curves of a training run as SVG pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fastvarcon.config import Config
+
+STYLE = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.8,
+    "svg.hashsalt": "fastvarcon",
+}
+BLUE, ORANGE, GREEN, GREY = "#1f5fbf", "#d9730d", "#2a8a4a", "#777777"
+
+
+def training_curves(rows: list[dict], config: Config) -> dict[str, str]:
+    """{title: SVG text} of loss, accuracy, tau2 and confidence over the steps of metrics.jsonl `rows`."""
+    steps = [row for row in rows if row["kind"] == "step"]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    curves: dict[str, Callable[[Axes], None]] = {
+        "Loss": lambda axes: _loss(axes, steps),
+        "Accuracy": lambda axes: _accuracy(axes, steps, epochs),
+        "Adaptive temperature tau2": lambda axes: _tau2(axes, steps, config),
+        "Confidence": lambda axes: _confidence(axes, steps),
+    }
+    with matplotlib.rc_context(STYLE):
+        return {title: _svg(draw) for title, draw in curves.items()}
+
+
+def _loss(axes: Axes, steps: list[dict]) -> None:
+    for name, label, colour in (("loss", "loss", BLUE), ("kl", "KL term", ORANGE), ("nll", "NLL term", GREEN)):
+        _line(axes, steps, name, label, colour)
+    axes.set_ylabel("nats")
+    axes.set_ylim(bottom=0)
+
+
+def _accuracy(axes: Axes, steps: list[dict], epochs: list[dict]) -> None:
+    _line(axes, epochs, "val_knn_top1", "held-out kNN (k = 20)", BLUE, marker="o", markersize=3)
+    _line(axes, steps, "hit", "nearest centroid in the batch (biased upwards)", GREY, linewidth=1)
+    axes.set_ylabel("top-1")
+    axes.set_ylim(0, 1.02)
+
+
+def _tau2(axes: Axes, steps: list[dict], config: Config) -> None:
+    _line(axes, steps, "tau2", "mean over rows", BLUE)
+    x, mean, std = ([row[name] for row in steps] for name in ("step", "tau2", "tau2_std"))
+    low, high = [m - s for m, s in zip(mean, std, strict=True)], [m + s for m, s in zip(mean, std, strict=True)]
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.15, linewidth=0, label="one standard deviation")
+    for bound in (config.loss.tau1 - config.loss.eps, config.loss.tau1 + config.loss.eps):
+        axes.axhline(bound, color=GREY, linestyle=":", linewidth=1)
+    axes.set_ylabel("tau2")
+
+
+def _confidence(axes: Axes, steps: list[dict]) -> None:
+    _line(axes, steps, "confidence", "p(own class), mean over rows", BLUE)
+    axes.set_ylabel("probability")
+    axes.set_ylim(0, 1.02)
+
+
+def _line(axes: Axes, rows: list[dict], name: str, label: str, colour: str, **style) -> None:
+    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, color=colour, **style)
+
+
+def _svg(draw: Callable[[Axes], None]) -> str:
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    draw(axes)
+    axes.set_xlabel("optimiser step")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()

@@ -1,0 +1,45 @@
+"""Against scikit-learn's exact kNN, including its way with ties."""
+
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from fastvarcon.errors import UserError
+from fastvarcon.evaluation import knn
+
+
+@pytest.fixture
+def points():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 12, generator=generator, dtype=torch.float64)
+    y = torch.randint(7, (700,), generator=generator)
+    x += torch.nn.functional.one_hot(y, 12) * 1.5
+    return x[:500], y[:500], x[500:], y[500:]
+
+
+@pytest.mark.parametrize("chunk", [1024, 33])
+def test_equals_scikit_learn_for_every_k(points, chunk, monkeypatch):
+    monkeypatch.setattr(knn, "CHUNK", chunk)
+    train_x, train_y, query_x, _ = points
+    ks = (1, 2, 4, 5, 20, 200, 500)  # the even ones tie often
+    predicted = knn.knn_predict(train_x, train_y, query_x, 7, ks)
+    for k in ks:
+        oracle = KNeighborsClassifier(k, metric="cosine").fit(train_x, train_y)
+        assert (predicted[k].numpy() == oracle.predict(query_x)).all(), k
+
+
+def test_length_of_features_does_not_matter(points):
+    train_x, train_y, query_x, _ = points
+    scaled = train_x * torch.rand(500, 1, dtype=torch.float64) + 0
+    assert torch.equal(*(knn.knn_predict(x, train_y, query_x * 3, 7, (5,))[5] for x in (train_x, scaled)))
+
+
+@pytest.mark.parametrize("k", [0, 501])
+def test_impossible_k(points, k):
+    train_x, train_y, query_x, _ = points
+    with pytest.raises(UserError, match=f"k = {k} neighbours cannot be found among 500"):
+        knn.knn_predict(train_x, train_y, query_x, 7, (1, k))
+
+
+def test_headline_is_fixed_beforehand():
+    assert knn.headline_k((1, 5, 20, 200)) == 20 and knn.headline_k((3, 7)) == 3
