@@ -1,0 +1,172 @@
+"""The `fastvarcon` command. Heavy imports wait until a command needs them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from fastvarcon.errors import UserError, exits_cleanly
+
+
+def convert(
+    image_folder: Annotated[
+        Positional[Path], arg(metavar="IMAGE_FOLDER", help="Folder with one sub-folder of images per class.")
+    ],
+    out: Annotated[
+        Positional[Path], arg(metavar="OUT", help="The .beton file to write; replaced only when the new one is whole.")
+    ],
+    max_resolution: Annotated[int | None, arg(help="Shrink images whose longer side has more pixels.")] = None,
+    quality: Annotated[int, arg(help="JPEG quality of re-encoded images, 1-100.")] = 90,
+    mode: Annotated[
+        Literal["jpg", "raw", "keep"],
+        arg(help="jpg: re-encode. raw: store pixels. keep: copy JPEG bytes that need no change, re-encode the others."),
+    ] = "jpg",
+    workers: Annotated[int, arg(help="Processes; 0 = one per core.")] = 0,
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        arg(help="What a file that is not a whole image does: stop, or be skipped and listed in OUT.skipped.txt."),
+    ] = "stop",
+    per_class: Annotated[int | None, arg(help="Take only the first images of each class, for a quick trial.")] = None,
+) -> None:
+    """Convert an image folder once into a .beton file, which loads many times faster."""
+    from fastvarcon.data.image_folder import scan_image_folder
+    from fastvarcon.data_prep.convert import EncodeSettings
+    from fastvarcon.data_prep.convert import convert as run
+    from fastvarcon.progress import Counter, format_seconds
+
+    settings = EncodeSettings(mode, max_resolution, quality)
+    settings.validate()
+    if workers < 0:
+        raise UserError(f"--workers must be 0 (one per core) or more, got {workers}")
+    if per_class is not None and per_class < 1:
+        raise UserError(f"--per-class must be at least 1, got {per_class}")
+    source = scan_image_folder(image_folder)
+    if per_class is not None:
+        source = source.first_per_class(per_class)
+    start = time.perf_counter()
+    with Counter(f"converting {image_folder.name}", len(source.paths)) as counter:
+        done = run(source, out, settings, workers=workers or _cores(), on_error=on_error, on_images=counter.advance)
+    size = out.stat().st_size
+    print(
+        f"{out}: {done.written:,} images, {len(source.classes):,} classes, {size / 1e6:,.1f} MB, "
+        f"in {format_seconds(time.perf_counter() - start)}"
+    )
+    if source.ignored:
+        print(f"{source.ignored:,} files without an image suffix were left out")
+    if done.skipped:
+        print(f"{len(done.skipped):,} broken files were skipped; they are listed in {done.skipped_list}:")
+        print(
+            "\n".join(f"  {message}" for message in done.skipped[:10]) + ("\n  ..." if len(done.skipped) > 10 else "")
+        )
+
+
+def inspect(
+    file: Annotated[Positional[Path], arg(metavar="FILE", help="A .beton file, ours or one that ffcv wrote.")],
+) -> None:
+    """Say what a .beton file holds."""
+    from fastvarcon.data.beton import Beton
+    from fastvarcon.reporting.inspect import describe_beton
+
+    print(describe_beton(Beton(file)))
+
+
+@dataclass
+class EvalData:
+    train: Path | None = None
+    """Labelled images that the probe learns from or that vote; default: those of the run."""
+    val: Path | None = None
+    """Held-out labelled images that are scored; default: those of the run."""
+    backend: Literal["cpu", "folder"] | None = None
+    """Data backend; default: that of the run."""
+    workers: int = 0
+    """Decoding threads; 0 = one per core."""
+
+
+def evaluate(
+    name: Annotated[
+        Positional[Literal["linear", "knn"]], arg(help="linear: linear probe. knn: cosine nearest neighbours.")
+    ],
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training.")],
+    data: EvalData,
+    k: Annotated[tuple[int, ...], arg(help="knn: numbers of neighbours; the headline is k = 20.")] = (1, 5, 20, 200),
+    features: Annotated[
+        Literal["encoder", "pixels"],
+        arg(help="What is scored: the encoder's features, or raw pixels as the floor an encoder must beat."),
+    ] = "encoder",
+    seed: Annotated[int, arg(help="Seeds the probe's order and its split of the training set.")] = 0,
+) -> None:
+    """Score the encoder of a run; writes RUN/eval/NAME.json. Nothing is ever chosen on the held-out images."""
+    from fastvarcon.config import Config
+
+    settings = Config.load(run / "config.json").data
+    train, val = data.train or settings.train, data.val or settings.val
+    if val is None:
+        raise UserError("--data.val is missing: give the held-out file to score on")
+    from fastvarcon.evaluation.scores import EvalRequest
+    from fastvarcon.evaluation.scores import evaluate as score
+
+    result = score(
+        name,
+        EvalRequest(
+            run=run,
+            train=train,
+            val=val,
+            backend=data.backend or settings.backend,
+            workers=data.workers or _cores(),
+            seed=seed,
+            command=shlex.join(["fastvarcon", *sys.argv[1:]]),
+            ks=k,
+            pixels=features == "pixels",
+        ),
+    )
+    top5 = f", top-5 {result['top5']:.2%}" if result.get("top5") is not None else ""
+    print(f"{name} on {result['features']}: top-1 {result['top1']:.2%}{top5}  ({result['protocol']})")
+    for neighbours, top1 in result.get("top1_by_k", {}).items():
+        print(f"  k = {neighbours:>4}  {top1:.2%}")
+
+
+def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training.")]) -> None:
+    """Print the scores of a run and write RUN/report.html, one self-contained page with its curves."""
+    from rich.console import Console
+
+    from fastvarcon.reporting.html import write_report
+    from fastvarcon.reporting.tables import score_table
+
+    path = write_report(run)
+    Console().print(score_table(run))
+    print(path)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+COMMANDS = {"convert": convert, "inspect": inspect, "eval": evaluate, "report": report}
+
+
+@exits_cleanly
+def main() -> None:
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from fastvarcon import __version__
+
+        return print(f"fastvarcon {__version__}")
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="fastvarcon",
+        description=(
+            "Train image encoders with supervised contrastive losses. Convert a dataset once, train with "
+            "`accelerate launch recipes/NAME.py`, then score and report the run folder."
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The loaders of a run: training images, and the held-out images of its accuracy curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from fastvarcon.config import Config
+from fastvarcon.data.backends import Backend, open_backend
+from fastvarcon.data.loader import Loader, ViewSpec
+from fastvarcon.data.sampling import epoch_order
+from fastvarcon.errors import UserError
+from fastvarcon.evaluation.features import BATCH as VAL_BATCH
+from fastvarcon.evaluation.features import eval_spec
+from fastvarcon.training.distributed import cores_per_process
+
+
+class RunData:
+    """Opens everything that a run reads; a context manager that closes it.
+
+    Attributes:
+        classes: class names, index = label.
+        train: loader of this rank's share of the training views.
+        val, bank: loaders of the held-out images and of the training images that vote on them, or None.
+
+    Raises:
+        UserError: files that cannot be read or do not fit together.
+    """
+
+    def __init__(self, config: Config, accelerator: Accelerator):
+        data, train = config.data, config.train
+        self._backends: list[Backend] = []
+        self._loaders: list[Loader] = []
+        self.val = self.bank = None
+        try:
+            images = self._open(config, data.train)
+            self.classes = images.classes
+            if len(self.classes) < 2:
+                raise UserError(f"{data.train} has a single class: a supervised contrastive loss needs at least two")
+            spec = ViewSpec(size=data.size, mean=data.mean, std=data.std, policy=data.policy, num_views=data.num_views)
+            self.train = self._loader(
+                images,
+                spec,
+                config,
+                accelerator,
+                global_batch=train.global_batch,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+            )
+            if data.val is not None and train.val_every:
+                held_out = self._open(config, data.val)
+                if held_out.classes != self.classes:
+                    raise UserError(
+                        f"{data.val} has other classes than {data.train}: convert both from folders with the "
+                        "same class names"
+                    )
+                voters = np.sort(epoch_order(len(images), train.seed, 0)[: train.val_bank])
+                spec = eval_spec(data)
+                self.bank = self._loader(
+                    images, spec, config, accelerator, global_batch=VAL_BATCH, train=False, subset=voters
+                )
+                self.val = self._loader(held_out, spec, config, accelerator, global_batch=VAL_BATCH, train=False)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, config: Config, path: Path) -> Backend:
+        self._backends.append(open_backend(config.data.backend, path, config.data.workers or cores_per_process()))
+        return self._backends[-1]
+
+    def _loader(self, images: Backend, spec: ViewSpec, config: Config, accelerator: Accelerator, **kwargs) -> Loader:
+        self._loaders.append(
+            Loader(
+                images, spec, seed=config.train.seed, device=accelerator.device, prefetch=config.data.prefetch, **kwargs
+            )
+        )
+        return self._loaders[-1]
+
+    def __enter__(self) -> RunData:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for resource in (*self._loaders, *self._backends):
+            resource.close()

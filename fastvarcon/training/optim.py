@@ -1,0 +1,37 @@
+"""SGD with momentum and the per-step learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+
+from fastvarcon.config import TrainConfig
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """One parameter group, weight decay on everything, as the reference code (spec/varcon.md 2.1)."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=train.lr,
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+        fused=device.type == "cuda",
+    )
+
+
+def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
+    """Linear warm-up over `warmup_steps` up to `peak`, then a half cosine that reaches 0 behind the last step.
+
+    step counts from 0; the value is that of the update made in this step, so the first one is already above 0.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value

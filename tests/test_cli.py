@@ -1,0 +1,115 @@
+"""The `fastvarcon` command as a user meets it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from fastvarcon.data.beton import Beton
+
+
+@pytest.fixture
+def fastvarcon(run_python):
+    def run(*args, code: int = 0) -> str:
+        done = run_python("-m", "fastvarcon.cli", *args)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    """The run folder of one quick epoch on digits."""
+    from fastvarcon.config import Config, DataConfig, ModelConfig, TrainConfig
+    from fastvarcon.training.trainer import train
+
+    run = tmp_path_factory.mktemp("runs") / "quick"
+    data = DataConfig(train=digits[0], val=digits[1], policy="crop", size=8, eval_resize=8)
+    model = ModelConfig("resnet18", width=0.125, small_images=True)
+    train(Config(data, model, train=TrainConfig(2, 128, lr=0.1, warmup_epochs=1, device="cpu"), out=run))
+    return run
+
+
+def test_convert_and_inspect(fastvarcon, image_folder, tmp_path):
+    out = tmp_path / "a.beton"
+    (image_folder / "ant" / "notes.txt").write_text("x")
+    said = fastvarcon("convert", image_folder, out, "--max-resolution", "32", "--quality", "80", "--workers", "2")
+    assert "15/15 images" in said and "images/s" in said and "15 images, 3 classes" in said
+    assert "1 files without an image suffix were left out" in said
+    said = fastvarcon("inspect", out)
+    assert "15 images, 3 classes" in said and "max_resolution 32" in said and "class 2     cat: 6 images" in said
+
+
+def test_convert_a_few_per_class(fastvarcon, image_folder, tmp_path):
+    fastvarcon("convert", image_folder, tmp_path / "a.beton", "--per-class", "2")
+    assert Beton(tmp_path / "a.beton").labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_skipped_files_are_named(fastvarcon, image_folder, tmp_path):
+    (image_folder / "bee" / "0.jpg").write_bytes(b"broken")
+    assert "--on-error skip" in fastvarcon("convert", image_folder, tmp_path / "a.beton", code=2)
+    said = fastvarcon("convert", image_folder, tmp_path / "a.beton", "--on-error", "skip")
+    assert "1 broken files were skipped" in said and "bee/0.jpg" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("convert", "nowhere", "a.beton"), "nowhere does not exist"),
+        (("convert", "tests/nothing/here", "a.beton"), "does not exist"),
+        (("convert", "README.md", "a.beton"), "is a file"),
+        (("convert", "tests", "missing/a.beton", "--max-resolution", "0"), "--max-resolution"),
+        (("convert", "tests", "a.beton", "--quality", "101"), "--quality"),
+        (("convert", "tests", "a.beton", "--compression", "9"), "--compression"),
+        (("inspect", "nowhere.beton"), "nowhere.beton does not exist"),
+        (("inspect", "README.md"), "README.md is not a"),
+        (("eval", "linear", "nowhere"), "nowhere is not a run folder"),
+        (("eval", "guess", "nowhere"), "linear"),
+        (("report", "tests"), "tests is not a run folder"),
+        (("report",), "RUN"),
+    ],
+)
+def test_mistakes_exit_2_with_a_clear_line(fastvarcon, args, message):
+    assert message in fastvarcon(*args, code=2)
+    assert not Path("a.beton").exists()
+
+
+def test_help_is_quick_and_complete(run_python):
+    done = run_python("-X", "importtime", "-m", "fastvarcon.cli", "--help")
+    assert done.returncode == 0 and all(name in done.stdout for name in ("convert", "inspect", "eval", "report"))
+    assert not re.search(r"\btorch$", done.stderr, re.M), "torch takes seconds to import"
+
+
+def test_eval_writes_scores_and_report_shows_them(fastvarcon, trained, digits):
+    pair = ("--data.train", digits[0], "--data.val", digits[1])
+    assert "top-1" in fastvarcon("eval", "linear", trained, *pair)
+    said = fastvarcon("eval", "knn", trained, *pair)
+    assert all(f"k = {k:>4}" in said for k in (1, 5, 20, 200))
+    fastvarcon("eval", "knn", trained, *pair, "--features", "pixels")
+    linear, knn, pixels = (
+        json.loads((trained / "eval" / f"{n}.json").read_text()) for n in ("linear", "knn", "knn-pixels")
+    )
+    assert {"top1", "command", "seed", "seconds", "lr", "num_val"} <= linear.keys() and linear["command"].startswith(
+        "fastvarcon eval"
+    )
+    assert knn["top1"] == knn["top1_by_k"]["20"] and pixels["top1"] > 0.9
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["linear_top1"] == linear["top1"] and summary["knn_top1"] == knn["top1"] and "final_loss" in summary
+
+    said = fastvarcon("report", trained)
+    assert all(row in said for row in ("VarCon linear", "VarCon kNN", "raw-pixel kNN", f"{linear['top1']:.2%}"))
+    assert str(trained / "report.html") in said.replace("\n", "")
+    page = (trained / "report.html").read_text()
+    assert all(
+        title in page for title in ("Loss", "Accuracy", "Adaptive temperature tau2", "Confidence", "--loss.tau1")
+    )
+    assert page.count("data:image/svg+xml;base64,") == 4 and "http" not in page and "<script" not in page
+
+
+def test_eval_refuses_what_does_not_fit(fastvarcon, trained, digits, image_folder, tmp_path):
+    fastvarcon("convert", image_folder, tmp_path / "other.beton")
+    assert "different classes" in fastvarcon("eval", "knn", trained, "--data.val", tmp_path / "other.beton", code=2)
+    assert "k = 5000 neighbours" in fastvarcon("eval", "knn", trained, "--k", "5000", code=2)

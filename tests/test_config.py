@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from fastvarcon.config import Config, DataConfig
+from fastvarcon.errors import UserError
+
+
+def test_round_trip(tmp_path):
+    config = Config(data=DataConfig(train=tmp_path / "a.beton", mean=(0.1, 0.2, 0.3)))
+    config.train.lr = 0.125
+    (tmp_path / "config.json").write_text(json.dumps(config.flat()))
+    assert Config.load(tmp_path / "config.json") == config
+
+
+def test_keys_mirror_the_flags():
+    flat = Config().flat()
+    assert flat["train.epochs"] == 200 and flat["loss.eps"] == 0.02 and flat["data.val"] is None and flat["out"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "not a run configuration"),
+        ('{"train.speed": 1}', "unknown key 'train.speed'"),
+        ('{"a.b.c": 1}', "unknown key 'a.b.c'"),
+    ],
+)
+def test_foreign_files(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        Config.load(tmp_path / "config.json")
+
+
+def test_missing_file_is_no_run_folder(tmp_path):
+    with pytest.raises(UserError, match="is not a run folder"):
+        Config.load(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("recipe", ["digits", "cifar10", "imagenette", "imagenet_r50"])
+def test_recipes_show_every_flag_and_their_docstring(run_python, recipe):
+    done = run_python(f"recipes/{recipe}.py", "--help", COLUMNS="200")
+    assert done.returncode == 0
+    flags = [f"--{key.replace('_', '-')}" for key in Config().flat()]
+    assert not [flag for flag in flags if flag not in done.stdout and flag.replace("--", "--no-") not in done.stdout]
+    assert "Hardware:" in done.stdout and "Expected:" in done.stdout
+
+
+def test_imagenet_recipe_is_the_stated_one():
+    import runpy
+    from pathlib import Path
+
+    recipe = Path(__file__).parents[1] / "recipes" / "imagenet_r50.py"
+    config = runpy.run_path(str(recipe))["DEFAULTS"]
+    assert (config.model.encoder, config.data.size, config.train.epochs, config.data.num_views) == (
+        "resnet50",
+        224,
+        200,
+        2,
+    )
+    assert (config.train.global_batch, config.loss.tau1, config.loss.eps) == (4096, 0.1, 0.02)

@@ -1,0 +1,88 @@
+"""The wheel is whole: it holds the linked folders, and works from any directory without the checkout."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            out,
+            ROOT,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return next(out.glob("fastvarcon-*.whl"))
+
+
+def test_wheel_contains_every_module_and_nothing_beside_the_package(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("kernels", "data_prep"):
+        modules = {f"fastvarcon/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+        assert modules and modules <= names
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "fastvarcon").rglob("*.py")}
+    assert modules <= names
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"fastvarcon"}
+
+
+def test_installed_wheel_works_from_another_directory(wheel, tmp_path, run_python):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", wheel],
+        check=True,
+        capture_output=True,
+    )
+    code = (
+        "import fastvarcon, fastvarcon.kernels, fastvarcon.data_prep.convert, fastvarcon.training.trainer as t;"
+        "print(fastvarcon.__file__, fastvarcon.varcon_loss, t.__file__)"
+    )
+    done = run_python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "site") in done.stdout and str(ROOT) not in done.stdout
+
+
+def imports_of(path: Path) -> list[str]:
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line.startswith(("import ", "from "))]
+
+
+def test_kernels_import_nothing_of_the_package():
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert not [line for line in imports_of(path) if "fastvarcon" in line], path
+
+
+def test_imports_point_downwards():
+    """design: evaluation never imports training; data, losses and models know nothing of what stands above them."""
+    above = {
+        "data": "training|evaluation|reporting|models|losses|data_prep",
+        "losses": "training|evaluation|reporting|data",
+        "models": "training|evaluation|reporting|data|losses",
+        "evaluation": "training|reporting",
+        "reporting": "training",
+    }
+    for package, forbidden in above.items():
+        for path in (ROOT / "fastvarcon" / package).rglob("*.py"):
+            for name in forbidden.split("|"):
+                assert not [line for line in imports_of(path) if f"fastvarcon.{name}" in line], (path, name)
+
+
+def test_every_public_name_is_there():
+    import fastvarcon
+
+    assert all(getattr(fastvarcon, name) is not None for name in fastvarcon.__all__)

@@ -1,0 +1,208 @@
+"""Whole training runs on small data, in processes of their own: outputs, resume, refusal, crashes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastvarcon.run_folder import read_metrics
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--model.width", "0.125", "--data.size", "8", "--data.eval-resize", "8", "--train.device", "cpu")
+
+
+@pytest.fixture
+def train(run_python, digits, tmp_path):
+    """Run recipes/digits.py on a network and for a time that suit a test; further flags override."""
+
+    def run(*flags: str, out: Path | None = None, epochs: int = 2, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = run_python(*command(digits, out or tmp_path / "run", epochs, *flags))
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def command(digits, out, epochs: int, *flags: str) -> list:
+    return [
+        "recipes/digits.py",
+        "--data.train",
+        digits[0],
+        "--data.val",
+        digits[1],
+        "--out",
+        out,
+        "--train.epochs",
+        str(epochs),
+        "--train.global-batch",
+        "128",
+        "--train.warmup-epochs",
+        "0",
+        *SMALL,
+        *flags,
+    ]
+
+
+def test_run_folder_holds_what_the_design_says(train, tmp_path):
+    output = train("--train.save-every", "1").stdout
+    run = tmp_path / "run"
+    config, summary = (json.loads((run / name).read_text()) for name in ("config.json", "summary.json"))
+    assert config["train.epochs"] == 2 and config["loss.tau1"] == 0.1 and config["data.backend"] == "cpu"
+    assert summary["epochs"] == 2 and summary["world_size"] == 1 and summary["global_batch"] == 128
+    assert summary["backend"] == "cpu" and summary["versions"]["torch"] == torch.__version__
+    assert summary["final_loss"] < 4 and summary["views_per_second"] > 0 and 0 <= summary["data_wait_fraction"] < 1
+    assert {"seconds", "command"} <= summary.keys()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["epoch-001", "epoch-002", "last"]
+    assert not list(run.rglob("*.partial"))
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "epoch"] == [11, 22]
+    assert all({"loss", "tau2", "tau2_std", "confidence", "lr"} <= row.keys() for row in rows if row["kind"] == "step")
+    assert 0 < rows[-1]["val_knn_top1"] <= 1
+    assert "data backend cpu" in output and "views/s" in output and "data wait" in output and "left" in output
+
+
+def test_encoder_file_is_the_encoder(train, tmp_path):
+    from fastvarcon.models.encoders import load_encoder
+
+    train(epochs=1)
+    encoder = load_encoder(tmp_path / "run")
+    assert encoder(torch.randn(2, 3, 8, 8)).shape == (2, 64)
+
+
+def test_loss_falls_and_beats_chance(train, tmp_path):
+    train(epochs=4)
+    epochs = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "epoch"]
+    assert epochs[-1]["loss"] < 0.7 * epochs[0]["loss"] and epochs[-1]["val_knn_top1"] > 0.5
+
+
+def test_killed_run_resumes_to_the_same_weights(train, digits, tmp_path):
+    """kill -9 in mid-epoch; the repeated command ends with the weights of an undisturbed run, bit for bit."""
+    train("--train.threads", "1", out=tmp_path / "whole", epochs=3)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    flags = command(digits, tmp_path / "killed", 3, "--train.threads", "1", "--train.log-every", "1")
+    process = subprocess.Popen([sys.executable, *map(str, flags)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not any(row["step"] >= 13 for row in read_metrics(metrics)):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    output = train("--train.threads", "1", "--train.log-every", "1", out=tmp_path / "killed", epochs=3).stdout
+    assert "resuming" in output and "after epoch 1" in output
+    one, other = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    steps = [row["step"] for row in read_metrics(metrics) if row["kind"] == "step"]
+    assert steps == list(range(1, 34))  # the lost part is not there twice
+
+
+def test_finished_run_is_left_alone(train, tmp_path):
+    train(epochs=1)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")}
+    summary = tmp_path / "run" / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "linear_top1": 0.5}))
+    assert "nothing left to train" in train(epochs=1).stdout
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")} == before
+    assert json.loads(summary.read_text())["linear_top1"] == 0.5
+
+
+def test_other_configuration_is_refused_with_the_keys_that_differ(train, tmp_path):
+    train(epochs=1)
+    before = (tmp_path / "run" / "config.json").read_text()
+    error = train("--loss.tau1", "0.2", epochs=3, code=2).stderr
+    assert "loss.tau1 (0.1 -> 0.2)" in error and "train.epochs (1 -> 3)" in error and "Traceback" not in error
+    assert (tmp_path / "run" / "config.json").read_text() == before
+    train("--train.log-every", "3", "--data.workers", "1", epochs=1)  # these may differ
+
+
+def test_second_process_on_the_same_folder_is_refused(train, digits, tmp_path):
+    flags = command(digits, tmp_path / "run", 50)
+    first = subprocess.Popen([sys.executable, *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        for line in first.stdout:
+            if line.startswith("step"):
+                break
+        assert "in use by another run" in train(epochs=50, code=2).stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data.train", "missing.beton"), "missing.beton does not exist"),
+        (("--data.train", "README.md"), "README.md is not a"),
+        (("--data.train", "tests"), "--data.backend folder"),
+        (("--train.global-batch", "2000"), "larger than the dataset of 1437"),
+        (("--train.device", "cuda"), "no CUDA device"),
+        (("--train.precision", "fp16"), "needs CUDA"),
+        (("--loss.tau1", "0.02"), "must be larger than --loss.eps"),
+        (("--train.lr", "-1"), "--train.lr must be positive"),
+        (("--train.learning-rate", "1"), "--train.learning-rate"),
+        (("--data.backend", "lmdb"), "lmdb"),
+        (("--out", "README.md"), "README.md is a file"),
+        (("--out", "tests"), "is not a run folder"),
+        (("--train.warmup-epochs", "9"), "--train.warmup-epochs"),
+        (("--data.policy", "crop", "--data.num-views", "0"), "--data.num-views"),
+    ],
+)
+def test_mistakes_exit_2_with_one_line_and_leave_nothing(train, tmp_path, flags, message):
+    if "cuda" in flags and torch.cuda.is_available():
+        return
+    done = train(*flags, code=2)
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_diverged_run_says_so(train):
+    error = train("--train.lr", "1e30", code=2).stderr
+    assert "lower --train.lr" in error and "Traceback" not in error
+
+
+def loss_curve(run: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "step"]
+
+
+def test_two_processes_give_the_loss_curve_of_one(run_python, run_ranks, digits, tmp_path):
+    """recipes/digits.py as it is, at 1e-4 relative over the first epoch."""
+    common = [
+        "recipes/digits.py",
+        "--data.train",
+        digits[0],
+        "--train.log-every",
+        "1",
+        "--train.epochs",
+        "1",
+        "--train.lr",
+        "0.0125",
+        "--train.warmup-epochs",
+        "1",
+    ]
+    assert run_python(*common, "--out", tmp_path / "one").returncode == 0
+    assert "2 process(es) on cpu" in run_ranks(2, *common, "--out", tmp_path / "two")
+    one, two = loss_curve(tmp_path / "one"), loss_curve(tmp_path / "two")
+    assert len(one) == 5 and two == pytest.approx(one, rel=1e-4)
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["world_size"] == 2
+
+
+def test_accelerate_launch_is_the_same_run(train, run_python, digits, tmp_path):
+    flags = ("--train.threads", "1")
+    train(*flags, out=tmp_path / "one", epochs=1)
+    done = run_python("-m", "accelerate.commands.launch", *command(digits, tmp_path / "two", 1, *flags))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert loss_curve(tmp_path / "one") == loss_curve(tmp_path / "two")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_gpu_run(train, tmp_path, precision):
+    train("--train.device", "cuda", "--train.precision", precision, epochs=4)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["device"] == "cuda" and summary["val_knn_top1"] > 0.5
