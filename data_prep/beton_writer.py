@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -32,7 +33,7 @@ class BetonWriter:
     """
 
     def __init__(self, path: Path, max_samples: int, classes: list[str], extra: dict | None = None):
-        self.path = path
+        self.path = path = path.resolve()  # a link stays a link: its target is replaced
         self.extra = {"classes": classes, **(extra or {})}
         self._partial = path.with_name(path.name + ".partial")
         self._page_size = MIN_PAGE_SIZE
@@ -41,8 +42,10 @@ class BetonWriter:
         self._count = 0
         if path.is_dir():
             raise UserError(f"{path} is a folder: give the name of the .beton file to write")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a regular file: give the name of the .beton file to write")
         if not path.parent.is_dir():
-            raise UserError(f"{path.parent} does not exist: make the folder first")
+            raise UserError(f"the folder {path.parent} does not exist: make it first")
         self._lock = filelock.FileLock(path.with_name(path.name + ".lock"))
         try:
             self._lock.acquire(timeout=0)
@@ -70,7 +73,7 @@ class BetonWriter:
 
     def finish(self) -> None:
         """Write the tables, sync, and rename to the final name."""
-        block = json.dumps(self.extra, ensure_ascii=False).encode()
+        block = json.dumps({"num_samples": self._count, **self.extra}, ensure_ascii=False).encode()
         extra_start = self._position
         self._file.seek(extra_start)
         self._file.write(block)
@@ -89,9 +92,10 @@ class BetonWriter:
         self._release()
 
     def abort(self) -> None:
-        """Forget everything: no file is left."""
-        if not self._file.closed:
+        """Forget everything: no file is left. May be called twice."""
+        with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
             self._file.close()
+        if self._lock.is_locked:
             self._partial.unlink(missing_ok=True)
             self._release()
 
@@ -99,7 +103,11 @@ class BetonWriter:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        self.abort() if kind is not None else self.finish()
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.abort()  # does nothing behind a `finish` that succeeded
 
     def _make_room(self, size: int) -> None:
         """Advance to the next page if the record would cross a page boundary, after growing the pages to hold it.
@@ -126,5 +134,6 @@ class BetonWriter:
         return fields
 
     def _release(self) -> None:
+        with contextlib.suppress(OSError):  # Windows keeps open files
+            Path(self._lock.lock_file).unlink()  # before the release: behind it, the file may be another writer's
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)

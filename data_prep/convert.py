@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,7 +22,7 @@ from fastvarcon.data.image_folder import ImageFolder
 from fastvarcon.data_prep.beton_writer import MAX_SIDE, BetonWriter
 from fastvarcon.errors import UserError
 
-CHUNK = 64  # images a worker takes at a time: amortises the trip between processes
+CHUNK = 16  # images a worker takes at a time: amortises the trip between processes, and bounds memory
 ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -62,7 +64,7 @@ def encode(path: Path, settings: EncodeSettings) -> Record:
     image = open_image(path, str(path))
     fits = settings.max_resolution is None or max(image.size) <= settings.max_resolution
     if settings.mode == "keep" and fits and _can_be_kept(image):
-        return Record(path.read_bytes(), beton.JPG, image.height, image.width)
+        return Record(_bytes_of(path), beton.JPG, image.height, image.width)
     rgb = to_rgb(image, str(path))
     if not fits:
         ratio = settings.max_resolution / max(rgb.size)
@@ -77,6 +79,13 @@ def encode(path: Path, settings: EncodeSettings) -> Record:
     stream = io.BytesIO()
     rgb.save(stream, "JPEG", quality=settings.quality)
     return Record(stream.getvalue(), beton.JPG, rgb.height, rgb.width)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _can_be_kept(image: Image.Image) -> bool:
@@ -126,20 +135,22 @@ def convert(
         raise UserError(
             f"a conversion worker died (out of memory?): nothing was written to {out}; try fewer --workers"
         ) from None
+    except BrokenPipeError:  # of the progress display, not of the file
+        raise
     except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}): nothing was left there") from None
+        raise UserError(f"{out} cannot be written ({error.strerror or error}): no part of it was left") from None
     return Conversion(len(source.paths) - len(skipped), skipped, _list_skipped(out, skipped))
 
 
 def _encode_all(paths: list[Path], settings: EncodeSettings, workers: int) -> Iterator[list[Record | str]]:
-    """Results of every chunk in order; at most three chunks per worker are under way, which bounds the memory."""
+    """Results of every chunk in order. At most three chunks per worker are under way: memory holds their images."""
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     if workers == 1 or len(chunks) == 1:
         for chunk in chunks:
             yield _encode_chunk(chunk, settings)
         return
     context = multiprocessing.get_context("spawn")  # fork is unsafe in a process with threads
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_end_with_parent) as pool:
         waiting: deque[Future] = deque()
         try:
             for chunk in chunks:
@@ -151,6 +162,16 @@ def _encode_all(paths: list[Path], settings: EncodeSettings, workers: int) -> It
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the converting process is gone, however it went: nobody else would tell it."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _encode_chunk(paths: list[Path], settings: EncodeSettings) -> list[Record | str]:
@@ -169,5 +190,10 @@ def _list_skipped(out: Path, skipped: list[str]) -> Path | None:
     if not skipped:
         sidecar.unlink(missing_ok=True)
         return None
-    sidecar.write_text("\n".join(skipped) + "\n", encoding="utf-8")
+    try:
+        sidecar.write_text("\n".join(skipped) + "\n", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(
+            f"{out} is written, but the list of skipped files is not: {sidecar} ({error.strerror})"
+        ) from None
     return sidecar

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -14,6 +13,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from fastvarcon.errors import UserError, exits_cleanly
+from fastvarcon.machine import available_cores
 
 
 def convert(
@@ -53,7 +53,9 @@ def convert(
         source = source.first_per_class(per_class)
     start = time.perf_counter()
     with Counter(f"converting {image_folder.name}", len(source.paths)) as counter:
-        done = run(source, out, settings, workers=workers or _cores(), on_error=on_error, on_images=counter.advance)
+        done = run(
+            source, out, settings, workers=workers or available_cores(), on_error=on_error, on_images=counter.advance
+        )
     size = out.stat().st_size
     print(
         f"{out}: {done.written:,} images, {len(source.classes):,} classes, {size / 1e6:,.1f} MB, "
@@ -63,9 +65,8 @@ def convert(
         print(f"{source.ignored:,} files without an image suffix were left out")
     if done.skipped:
         print(f"{len(done.skipped):,} broken files were skipped; they are listed in {done.skipped_list}:")
-        print(
-            "\n".join(f"  {message}" for message in done.skipped[:10]) + ("\n  ..." if len(done.skipped) > 10 else "")
-        )
+        shown = [f"  {message}" for message in done.skipped[:10]] + ["  ..."] * (len(done.skipped) > 10)
+        print("\n".join(shown).encode(errors="backslashreplace").decode())
 
 
 def inspect(
@@ -96,7 +97,9 @@ def evaluate(
     ],
     run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training.")],
     data: EvalData,
-    k: Annotated[tuple[int, ...], arg(help="knn: numbers of neighbours; the headline is k = 20.")] = (1, 5, 20, 200),
+    k: Annotated[
+        tuple[int, ...] | None, arg(help="knn: numbers of neighbours; default 1 5 20 200. The headline is k = 20.")
+    ] = None,
     features: Annotated[
         Literal["encoder", "pixels"],
         arg(help="What is scored: the encoder's features, or raw pixels as the floor an encoder must beat."),
@@ -106,6 +109,12 @@ def evaluate(
     """Score the encoder of a run; writes RUN/eval/NAME.json. Nothing is ever chosen on the held-out images."""
     from fastvarcon.config import Config
 
+    if k is not None and (not k or min(k) < 1):
+        raise UserError("--k needs one or more numbers of neighbours, each at least 1")
+    if data.workers < 0:
+        raise UserError(f"--data.workers must be 0 (one per core) or more, got {data.workers}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed must lie between 0 and 2**63 - 1, got {seed}")
     settings = Config.load(run / "config.json").data
     train, val = data.train or settings.train, data.val or settings.val
     if val is None:
@@ -120,7 +129,7 @@ def evaluate(
             train=train,
             val=val,
             backend=data.backend or settings.backend,
-            workers=data.workers or _cores(),
+            workers=data.workers or available_cores(),
             seed=seed,
             command=shlex.join(["fastvarcon", *sys.argv[1:]]),
             ks=k,
@@ -143,10 +152,6 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder 
     path = write_report(run)
     Console().print(score_table(run))
     print(path)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 COMMANDS = {"convert": convert, "inspect": inspect, "eval": evaluate, "report": report}

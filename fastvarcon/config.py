@@ -156,7 +156,8 @@ class Config:
             ),
             (train.threads >= 0, f"--train.threads must be 0 (all cores) or more, got {train.threads}"),
             (train.log_every >= 1, f"--train.log-every must be at least 1, got {train.log_every}"),
-            (train.seed >= 0, f"--train.seed must be 0 or more, got {train.seed}"),
+            (0 <= train.seed < 2**63, f"--train.seed must lie between 0 and 2**63 - 1, got {train.seed}"),
+            (train.global_batch * data.num_views > 1, "--train.global-batch 1 with one view leaves nothing to compare"),
             (min(train.val_every, train.save_every) >= 0, "--train.val-every and --train.save-every must be 0 or more"),
             (train.val_bank >= 1, f"--train.val-bank must be at least 1, got {train.val_bank}"),
         ]
@@ -189,7 +190,7 @@ class Config:
                 raise UserError(
                     f"{origin} has the unknown key {key!r}: it was written by another version of fastvarcon"
                 )
-            setattr(target, name, _from_json(value, hints[name]))
+            setattr(target, name, _from_json(value, hints[name], f"{origin}: {key}"))
         return config
 
 
@@ -217,9 +218,20 @@ def _flatten(tree: dict, prefix: str = ""):
             )
 
 
-def _from_json(value, hint):
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str) and (hint is Path or Path in typing.get_args(hint)):
-        return Path(value)
+def _from_json(value, hint, where: str):
+    """A JSON value as the type that `hint` states. Raises UserError if it is of another."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        fits = value in options
+    elif type(None) in options and value is None:
+        return None
+    elif hint is Path or Path in options:
+        fits, value = isinstance(value, str), Path(str(value))
+    elif typing.get_origin(hint) is tuple:
+        numbers = value if isinstance(value, list) else []
+        fits, value = len(numbers) == len(options) and all(type(v) in (int, float) for v in numbers), tuple(numbers)
+    else:
+        fits = type(value) is hint or (hint is float and type(value) is int)
+    if not fits:
+        raise UserError(f"{where} has a value that no version of fastvarcon writes: {value!r}")
     return value

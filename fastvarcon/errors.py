@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -15,15 +16,23 @@ class UserError(ValueError):
     """
 
 
+def _leave(number: int, _frame) -> None:
+    """Turn a request to terminate into an exception, so that half-written files are removed on the way out."""
+    raise SystemExit(128 + number)
+
+
 def exits_cleanly(main: Callable) -> Callable:
     """Decorate a program's entry function: UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
+        signal.signal(signal.SIGTERM, _leave)
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            rank = os.environ.get("RANK", "0")
+            where = "" if rank == "0" else f" on rank {rank}"
+            print(f"error{where}: {error}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         except BrokenPipeError:  # the reader of our output, `head` say, has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

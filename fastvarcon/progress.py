@@ -11,23 +11,36 @@ from rich.progress import BarColumn, Progress, TextColumn
 LINE_SECONDS = 5.0
 
 
+class Bar:
+    """A progress bar with a text behind it, on a terminal; elsewhere `shown` is false and nothing is drawn."""
+
+    def __init__(self, description: str, total: int, completed: int = 0):
+        self.shown = sys.stdout.isatty()
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f}%")
+        self._progress = Progress(*columns, TextColumn("{task.fields[text]}"), console=Console())
+        self._task = self._progress.add_task(description, total=total, completed=completed, text="")
+        if self.shown:
+            self._progress.start()
+
+    def update(self, completed: int, text: str) -> None:
+        self._progress.update(self._task, completed=completed, text=text)
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.shown:
+            self._progress.stop()
+
+
 class Counter:
     """Counts images of a known total; a context manager. Rate and time left are those of this process alone."""
 
     def __init__(self, description: str, total: int):
         self._description, self._total, self._done = description, total, 0
         self._start = self._last_line = time.perf_counter()
-        self._bar: Progress | None = None
-        if sys.stdout.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f}%"),
-                TextColumn("{task.fields[text]}"),
-                console=Console(),
-            )
-            self._task = self._bar.add_task(description, total=total, text="")
-            self._bar.start()
+        self._bar = Bar(description, total)
 
     def advance(self, images: int) -> None:
         self._done += images
@@ -35,8 +48,8 @@ class Counter:
         rate = self._done / max(now - self._start, 1e-9)
         left = format_seconds((self._total - self._done) / max(rate, 1e-9))
         text = f"{self._done:,}/{self._total:,} images  {rate:,.0f} images/s  left {left}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, text=text)
+        if self._bar.shown:
+            self._bar.update(self._done, text)
         elif self._done >= self._total or now - self._last_line > LINE_SECONDS:
             self._last_line = now
             print(f"{self._description}  {text}", flush=True)
@@ -45,8 +58,7 @@ class Counter:
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.close()
 
 
 def format_seconds(seconds: float) -> str:

@@ -14,6 +14,7 @@ import filelock
 from fastvarcon.config import Config, read_flat
 from fastvarcon.errors import UserError
 
+CHECKPOINT_FILE = "checkpoint.safetensors"
 MAY_DIFFER = frozenset(
     (  # they change how fast or how visible a run is, not what it computes
         "out",
@@ -39,18 +40,45 @@ class RunFolder:
         self.last = path / "checkpoints" / "last"
         self._lock = filelock.FileLock(path / ".lock")
 
+    @property
+    def resumable(self) -> bool:
+        """There is a checkpoint of a whole epoch."""
+        return (self.last / CHECKPOINT_FILE).exists()
+
+    def read_summary(self) -> dict | None:
+        """What the training wrote at its end, and the headlines of its scores; None before that."""
+        if not self.summary.exists():
+            return None
+        summary = read_json(self.summary)
+        if "final_loss" not in summary:
+            raise UserError(f"{self.summary} is not a summary that a training wrote: remove it")
+        return summary
+
+    def update_summary(self, values: dict) -> None:
+        """Add values to the summary of a finished training; there is none to add to before that."""
+        with filelock.FileLock(self.path / ".summary.lock"):
+            summary = self.read_summary()
+            if summary is not None:
+                write_json(self.summary, {**summary, **values})
+
     def kept(self, epoch: int) -> Path:
         """Folder of a checkpoint that stays, by the number of epochs done."""
         return self.path / "checkpoints" / f"epoch-{epoch:03d}"
 
     def check(self, config: Config) -> None:
-        """Raise UserError unless the folder is new, empty, or a run of the same configuration. Writes nothing."""
+        """Raise UserError unless the folder is new, empty, or a run that this configuration may continue.
+
+        Before the first checkpoint there is nothing to continue: then another configuration may start over. Writes
+        nothing.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file: give a folder")
         if not self.config.exists():
             foreign = [p.name for p in self.path.iterdir() if p.name != ".lock"] if self.path.exists() else []
             if foreign:
                 raise UserError(f"--out {self.path} is not a run folder but holds {foreign[0]!r}: give a new folder")
+            return
+        if not self.resumable:
             return
         old, new = read_flat(self.config), config.flat()
         differ = [key for key in {**old, **new} if key not in MAY_DIFFER and old.get(key) != new.get(key)]
@@ -78,20 +106,40 @@ class RunFolder:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Whole or not at all."""
+    """Whole or not at all, also if two processes write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, path)
 
 
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises UserError, naming the file, if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return content
+
+
 def read_metrics(path: Path) -> list[dict]:
-    """All whole rows of a metrics.jsonl; a last line torn by a crash is left out."""
+    """All rows of a metrics.jsonl; a last line torn by a crash is left out.
+
+    Raises:
+        UserError: a row that no training wrote.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == len(lines):
                 break
+            row = None
+        if not isinstance(row, dict) or row.get("kind") not in ("step", "epoch") or type(row.get("step")) is not int:
+            raise UserError(f"{path} line {number} is not a row that a training wrote: remove it")
+        rows.append(row)
     return rows

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601-2, the digits that torchvision uses
-CANVAS_BYTES = 64 << 20  # float pixels handled at a time: bounds memory whatever the batch
+CANVAS_BYTES = 64 << 20  # float pixels handled at a time, unless a single image has more
 
 
 def views(
@@ -48,6 +48,8 @@ def views(
     Raises:
         ValueError: the table does not fit the batch, or a box lies outside its image; names the offending row.
     """
+    if len(batch) == len(table) == 0:
+        return torch.empty((0, 3, size, size), dtype=dtype, device=batch.pixels.device)
     rows = _check(batch, table)
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     device = batch.pixels.device
@@ -72,7 +74,7 @@ def _check(batch, table) -> Tensor:
     height, width = (t.cpu().float().repeat(len(table) // count) for t in (batch.height, batch.width))
     y, x, h, w = table.box.unbind(1)
     slack = 1e-3  # a fractional box that touches the border may overshoot it by rounding
-    bad = (h <= 0) | (w <= 0) | ~table.extend & ((y < 0) | (x < 0) | (y + h > height + slack) | (x + w > width + slack))
+    bad = (h <= 0) | (w <= 0) | (y < -slack) | (x < -slack) | (y + h > height + slack) | (x + w > width + slack)
     if bad.any():
         row = int(bad.int().argmax())
         raise ValueError(
@@ -188,6 +190,8 @@ def _blur(x: Tensor, sigma: Tensor) -> Tensor:
     n, channels, height, width = x.shape
     taps = blur_taps(height)
     half = taps // 2
+    if half >= min(height, width):  # nothing to reflect
+        return x
     distance = torch.arange(-half, half + 1, dtype=x.dtype, device=x.device)
     kernel = torch.softmax(-0.5 * (distance / sigma.view(-1, 1)) ** 2, dim=1)  # [n, taps]
     kernel = kernel.repeat_interleave(channels, 0)

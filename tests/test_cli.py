@@ -2,11 +2,16 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fastvarcon.data.beton import Beton
+from fastvarcon.data_prep.beton_writer import BetonWriter
 
 
 @pytest.fixture
@@ -69,6 +74,10 @@ def test_skipped_files_are_named(fastvarcon, image_folder, tmp_path):
         (("eval", "linear", "nowhere"), "nowhere is not a run folder"),
         (("eval", "guess", "nowhere"), "linear"),
         (("report", "tests"), "tests is not a run folder"),
+        (("eval", "knn", "nowhere", "--k"), "--k"),
+        (("eval", "knn", "nowhere", "--k", "0"), "--k"),
+        (("eval", "knn", "nowhere", "--data.workers", "-1"), "--data.workers"),
+        (("eval", "linear", "nowhere", "--seed", "99999999999999999999"), "--seed"),
         (("report",), "RUN"),
     ],
 )
@@ -107,6 +116,68 @@ def test_eval_writes_scores_and_report_shows_them(fastvarcon, trained, digits):
         title in page for title in ("Loss", "Accuracy", "Adaptive temperature tau2", "Confidence", "--loss.tau1")
     )
     assert page.count("data:image/svg+xml;base64,") == 4 and "http" not in page and "<script" not in page
+
+
+def test_score_of_an_earlier_encoder_is_marked(fastvarcon, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    fastvarcon("eval", "knn", run)
+    weights = load_file(run / "encoder.safetensors")
+    save_file(
+        {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()},
+        run / "encoder.safetensors",
+    )
+    assert "EARLIER" in fastvarcon("report", run).replace("\n", "")
+
+
+def test_score_before_the_end_of_training_makes_no_summary(fastvarcon, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "summary.json").unlink()
+    fastvarcon("eval", "knn", run)
+    assert not (run / "summary.json").exists() and "Not finished" in _report(fastvarcon, run)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("summary.json", "{", "cannot be read as JSON"),
+        ("summary.json", "{}", "is not a summary"),
+        ("metrics.jsonl", "5\n5\n", "line 1 is not a row"),
+        ("metrics.jsonl", '{"kind": "step"}\n', "line 1 is not a row"),
+        ("eval/knn.json", '{"name": "knn", "features": "pixels", "top1": "a"}', "is not a score"),
+        ("eval/knn.json", "[]", "JSON object"),
+        ("config.json", '{"train.epochs": "many"}', "train.epochs has a value"),
+    ],
+)
+def test_foreign_files_in_a_run_folder(fastvarcon, trained, tmp_path, file, content, message):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / file).parent.mkdir(exist_ok=True)
+    (run / file).write_text(content)
+    assert message in fastvarcon("report", run, code=2)
+
+
+def _report(fastvarcon, run: Path) -> str:
+    fastvarcon("report", run)
+    return (run / "report.html").read_text()
+
+
+def test_small_training_sets_need_no_flag(fastvarcon, trained, digits, tmp_path):
+    """The default numbers of neighbours that a set of 100 cannot give are left out; explicit ones are refused."""
+    whole, small = Beton(digits[0]), tmp_path / "small.beton"
+    with BetonWriter(small, 100, whole.classes) as writer:
+        for i in range(100):
+            writer.add(bytes(whole.record(i)), mode=1, height=8, width=8, label=int(whole.labels[i]))
+    said = fastvarcon("eval", "knn", trained, "--data.train", small)
+    assert "k =   20" in said and "k =  200" not in said
+    assert "k = 200 neighbours" in fastvarcon("eval", "knn", trained, "--data.train", small, "--k", "200", code=2)
+
+
+def test_output_may_be_cut_short(digits):
+    command = f"{sys.executable} -m fastvarcon.cli inspect {digits[0]} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "1,437 images" in done.stdout and "Traceback" not in done.stderr
 
 
 def test_eval_refuses_what_does_not_fit(fastvarcon, trained, digits, image_folder, tmp_path):

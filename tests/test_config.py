@@ -25,6 +25,11 @@ def test_keys_mirror_the_flags():
         ("[]", "not a run configuration"),
         ('{"train.speed": 1}', "unknown key 'train.speed'"),
         ('{"a.b.c": 1}', "unknown key 'a.b.c'"),
+        ('{"data.size": "big"}', "data.size has a value"),
+        ('{"model.width": true}', "model.width has a value"),
+        ('{"loss.name": "hinge"}', "loss.name has a value"),
+        ('{"data.mean": [1, 2]}', "data.mean has a value"),
+        ('{"out": 3}', "out has a value"),
     ],
 )
 def test_foreign_files(tmp_path, content, message):

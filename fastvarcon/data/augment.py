@@ -132,6 +132,8 @@ def eval_params(heights: np.ndarray, widths: np.ndarray, *, resize: int, size: i
 
     As there, the longer side is rounded down to whole pixels and the corner of the crop half to even.
     """
+    if size > resize:
+        raise ValueError(f"a centre crop of {size} pixels does not fit into a shorter side of {resize}")
     heights, widths = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
     short = np.minimum(heights, widths)
     resized_h = np.where(heights <= widths, resize, np.floor(resize * heights / short))

@@ -49,6 +49,7 @@ FIELD_DTYPES = {
 }  # float, int, image, bytes, ndarray, json, tensor
 MAX_FIELDS = 64
 UNLABELLED = -1
+MAX_UNNAMED_CLASSES = 1_000_000  # a file without class names and a larger label is taken for damaged
 
 
 class BetonError(UserError):
@@ -88,8 +89,10 @@ class Beton:
                 f"{self.path} is a folder: convert it with `fastvarcon convert {self.path} OUT.beton`, "
                 "or read it directly with --data.backend folder"
             ) from None
-        except (OSError, ValueError) as error:
-            raise BetonError(f"{self.path} is not a .beton file ({error})") from None
+        except OSError as error:
+            raise BetonError(f"{self.path} cannot be read ({error.strerror or error})") from None
+        except ValueError:
+            raise BetonError(f"{self.path} is not a .beton file: it is empty") from None
         self._read_header()
         self._read_samples()
         self._read_allocations()
@@ -206,15 +209,20 @@ class Beton:
         try:
             self.extra = json.loads(block)
             classes = self.extra["classes"]
-        except (ValueError, KeyError, TypeError):
+            whole = self.extra.get("num_samples", self._num_samples) == self._num_samples
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._fail("the class list is damaged") from None
+        if not whole:
+            raise self._fail(
+                f"it was written with {self.extra['num_samples']} samples, its header says {self._num_samples}"
+            )
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise self._fail("the class list is damaged")
 
     def _check_labels(self) -> None:
         top = int(self.labels.max())
         if "classes" not in self.extra:  # written by ffcv, which keeps no names
-            if not UNLABELLED <= top < 10_000_000:
+            if not UNLABELLED <= top < MAX_UNNAMED_CLASSES:
                 raise self._fail(f"label {top}")
             self.classes = [str(label) for label in range(top + 1)]
         else:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from fastvarcon.errors import UserError
+
+# PIL goes by content, whatever the name: no interpreter of EPS by surprise. JPEG includes MPO.
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "GIF",
+    "PPM",
+    WebPImagePlugin.WebPImageFile.format,
+    TiffImagePlugin.TiffImageFile.format,
+)
 
 
 class ImageError(UserError):
@@ -22,37 +32,40 @@ def open_image(source: Path | bytes | memoryview, name: str) -> Image.Image:
     """Decode completely and return a PIL image as stored (any mode, EXIF orientation not applied).
 
     Raises:
-        ImageError: `name` is missing, truncated, or not an image.
+        ImageError: `name` is missing, unreadable, truncated, too large, or not an image of FORMATS.
     """
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise ImageError(f"{name}: not a regular file")  # reading a pipe would wait for ever
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrupt EXIF and large images warn; what matters raises
-            image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+            image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
             image.load()
         return image
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name}: not an image that can be read") from None
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        MemoryError,
-        Image.DecompressionBombError,
-    ) as error:
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, shrink it first") from None
+    except Exception as error:  # decoders raise whatever they meet in damaged bytes
         raise ImageError(f"{name}: broken image ({error})") from None
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Apply the EXIF orientation and convert any mode to 8-bit RGB. 16-bit grey is scaled, alpha dropped."""
+    """Apply the EXIF orientation and convert any mode to 8-bit RGB. 16-bit grey is scaled, alpha dropped.
+
+    Raises:
+        ImageError: 32-bit integer or float pixels, whose range is anybody's guess.
+    """
     with contextlib.suppress(Exception):  # a corrupt EXIF block says nothing about the pixels
         image = ImageOps.exif_transpose(image)
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if sixteen_bits:  # PIL clips such values to 255 where it should scale them
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ImageError(f"{name}: 32-bit pixels have no defined range, store them with 8 or 16 bits")
     try:
-        if image.mode.startswith("I"):  # PIL clips 16-bit values to 255 where it should scale them
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
         return image if image.mode == "RGB" else image.convert("RGB")
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: cannot be converted to RGB ({error})") from None

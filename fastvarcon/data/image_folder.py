@@ -13,6 +13,9 @@ from fastvarcon.errors import UserError
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 
 
+SPLIT_NAMES = frozenset(("train", "val", "valid", "validation", "test", "eval"))
+
+
 @dataclass(frozen=True)
 class ImageFolder:
     root: Path
@@ -38,34 +41,62 @@ def scan_image_folder(root: Path) -> ImageFolder:
     """List an image folder.
 
     Raises:
-        UserError: missing folder, no class folders, or a class folder without images.
+        UserError: missing or unreadable folder, no class folders, splits in their place, a class without images.
     """
     if not root.exists():
         raise UserError(f"{root} does not exist: give a folder with one sub-folder of images per class")
     if not root.is_dir():
         raise UserError(f"{root} is a file: give a folder with one sub-folder of images per class")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    classes, loose = _class_folders(root)
     if not classes:
         raise UserError(f"{root} has no class folders: images must lie in {root}/CLASS/")
+    if len(classes) > 1 and {name.lower() for name in classes} <= SPLIT_NAMES:
+        raise UserError(
+            f"{root} holds the splits {', '.join(classes)}, not classes: give one of them, {root / classes[0]}"
+        )
     paths: list[Path] = []
     labels: list[int] = []
-    ignored = 0
+    ignored = loose
     for label, name in enumerate(classes):
         images, others = _images_below(root / name)
         if not images:
-            raise UserError(
-                f"class folder {root / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}): remove it or fill it"
-            )
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise UserError(f"class folder {root / name} has no images ({suffixes}): remove it or fill it")
         paths += images
         labels += [label] * len(images)
         ignored += others
     return ImageFolder(root, classes, paths, np.asarray(labels, dtype=np.int64), ignored)
 
 
+def _class_folders(root: Path) -> tuple[list[str], int]:
+    """Sorted names of the class folders, and the number of files beside them."""
+    try:
+        entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror})") from None
+    classes = sorted(entry.name for entry in entries if entry.is_dir())
+    for name in classes:
+        if not name.isprintable():  # bytes that are no text, control characters: no file could keep the name
+            raise UserError(f"class folder {name!r} in {root} has a name that is not readable text: rename it")
+    return classes, len(entries) - len(classes)
+
+
 def _images_below(folder: Path) -> tuple[list[Path], int]:
+    """Sorted image files at any depth, and the number of other files. Hidden entries are passed over."""
+
+    def fail(error: OSError):
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})")
+
     images: list[Path] = []
     others = 0
-    for parent, _, names in os.walk(folder, followlinks=True):
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.startswith("."):
                 continue

@@ -6,8 +6,11 @@ the world size or on where it was resumed.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -39,7 +42,11 @@ class ViewSpec:
 
 
 class Loader:
-    """Iterates one epoch of `(views, labels, ids)` of this rank.
+    """Iterates `(views, labels, ids)` of this rank up to the end of the epoch.
+
+    An iteration starts where the last one stopped, so after a `break` it delivers the rest of the epoch; `set_epoch`
+    goes to the first step of one. One iteration runs at a time: a new one, `set_epoch` or `close` ends the one under
+    way.
 
     views: [V * B, 3, size, size] in the compute dtype on `device`, channels_last, view-major (row v * B + b);
     labels, ids: [B] int64 on `device`. B is the rank's share of the global batch.
@@ -68,6 +75,8 @@ class Loader:
         self.global_batch, self.seed, self.rank, self.world_size = global_batch, seed, rank, world_size
         self.train, self.subset, self.prefetch = train, subset, prefetch
         self.num_samples = len(backend) if subset is None else len(subset)
+        if global_batch < 1:
+            raise UserError(f"the global batch must be at least 1 image, got {global_batch}")
         sampling.local_batch_size(global_batch, world_size)
         if train and global_batch > self.num_samples:
             raise UserError(
@@ -83,7 +92,8 @@ class Loader:
         return sampling.steps_per_epoch(self.num_samples, self.global_batch, drop_last=self.train)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from its first step, that the next iteration delivers."""
+        """Choose the epoch, from its first step, that the next iteration delivers. Ends an iteration under way."""
+        self._stop_producer()
         self._epoch, self._step = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
@@ -96,6 +106,7 @@ class Loader:
             raise UserError(
                 f"the position was saved with a global batch of {state['global_batch']}, not {self.global_batch}"
             )
+        self._stop_producer()
         self._epoch, self._step = state["epoch"], state["step"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -161,6 +172,9 @@ class Loader:
             return made, batch.labels, batch.ids, self._stream.record_event()
 
 
+_running: weakref.WeakSet[_Producer] = weakref.WeakSet()
+
+
 class _Producer:
     """Runs an iterator in a thread, at most `depth` items ahead. Exceptions arrive where the item would have."""
 
@@ -171,11 +185,17 @@ class _Producer:
         self._queue: queue.Queue = queue.Queue(depth)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fastvarcon-loader", daemon=True)
+        _running.add(self)
         self._thread.start()
 
     def __iter__(self):
         while True:
-            item = self._queue.get()
+            try:
+                item = self._queue.get(timeout=0.5)
+            except queue.Empty:
+                if self._stopped.is_set():
+                    raise RuntimeError("the loader was closed or iterated anew while this iteration ran") from None
+                continue
             if item is self._END:
                 return
             if isinstance(item, BaseException):
@@ -183,9 +203,12 @@ class _Producer:
             yield item
 
     def stop(self) -> None:
-        """Ask the thread to end and wait for it."""
+        """Ask the thread to end, wait for it, and forget what it has prepared."""
         self._stopped.set()
         self._thread.join()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
 
     @torch.no_grad()
     def _run(self) -> None:
@@ -204,3 +227,10 @@ class _Producer:
                 return self._queue.put(item, timeout=0.05)
             except queue.Full:
                 continue
+
+
+@atexit.register
+def _stop_producers() -> None:
+    """A thread that is inside torch while the interpreter goes down would abort the process."""
+    for producer in list(_running):
+        producer.stop()

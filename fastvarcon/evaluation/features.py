@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import fastvarcon
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Backend
 from fastvarcon.data.loader import Loader, ViewSpec
@@ -66,20 +68,25 @@ def encoder_features(
     cache: Path,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Features:
-    """Features of all images of `backend`, from the cache folder if the same encoder has seen the same data before."""
-    recipe = f"{encoder_id}|{backend.fingerprint}|{data.size}|{data.eval_resize}|{data.mean}|{data.std}"
-    path = cache / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
+    """Features of all images of `backend`, from the cache folder if the same encoder has seen the same data before.
+
+    `encoder_id` is the SHA-256 of the encoder's file. The cache holds the features of one encoder.
+    """
+    recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{data.size}|{data.eval_resize}|{data.mean}|{data.std}"
+    path = cache / f"{encoder_id[:16]}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
     if path.exists():
         try:
             stored = load_file(path)
-            on_batch(len(backend))
             return Features(stored["x"], stored["labels"], backend.classes)
         except (SafetensorError, KeyError, OSError):
             path.unlink(missing_ok=True)  # torn by a crash of the disk: extract again
     with Loader(backend, eval_spec(data), global_batch=BATCH, train=False, device=device) as loader:
         x, labels = extract(encoder, loader, device, on_batch)
     cache.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
+    for other in cache.glob("*.safetensors"):
+        if not other.name.startswith(encoder_id[:16]):  # of an earlier encoder: nobody will ask for it again
+            other.unlink(missing_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file({"x": x, "labels": labels}, aside)
     aside.replace(path)
     return Features(x, labels, backend.classes)

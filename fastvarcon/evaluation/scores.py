@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 
-from fastvarcon.config import Config
+from fastvarcon.config import Config, DataConfig
 from fastvarcon.data.backends import open_backend
 from fastvarcon.evaluation import features, knn, linear
-from fastvarcon.models.encoders import load_encoder
+from fastvarcon.models.encoders import identify_encoder
 from fastvarcon.progress import Counter
 from fastvarcon.run_folder import RunFolder, write_json
 
@@ -28,7 +27,8 @@ class EvalRequest:
     seed: int
     command: str
     """What the user typed, for the record."""
-    ks: tuple[int, ...] = knn.DEFAULT_KS
+    ks: tuple[int, ...] | None = None
+    """Numbers of neighbours; None = those of knn.DEFAULT_KS that the training set can give."""
     pixels: bool = False
     """Score raw pixels in the place of the encoder's features."""
 
@@ -36,14 +36,20 @@ class EvalRequest:
 def evaluate(name: str, request: EvalRequest) -> dict:
     """Run evaluation `name`, "linear" or "knn", and return what it wrote. UserError for inputs that do not fit."""
     start = time.perf_counter()
+    folder = RunFolder(request.run)
+    data = Config.load(folder.config).data
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train, val = _features(request, device)
+    encoder, encoder_id = (None, None) if request.pixels else identify_encoder(request.run)
+    if encoder is not None:
+        encoder = encoder.to(device)
+    train, val = (_features(path, request, data, encoder, encoder_id, device) for path in (request.train, request.val))
     features.check_pair(train, val)
     tensors = [t.to(device) for t in (train.x, train.labels, val.x, val.labels)]
     score = {"linear": _linear, "knn": _knn}[name]
     result = {
         "name": name,
         "features": "pixels" if request.pixels else "encoder",
+        "encoder_sha256": encoder_id,
         **score(*tensors, len(train.classes), request),
         "num_train": len(train.x),
         "num_val": len(val.x),
@@ -56,36 +62,25 @@ def evaluate(name: str, request: EvalRequest) -> dict:
         "seed": request.seed,
         "seconds": round(time.perf_counter() - start, 3),
     }
-    folder = RunFolder(request.run)
     write_json(folder.path / "eval" / f"{name}{'-pixels' if request.pixels else ''}.json", result)
     if not request.pixels:
-        summary = json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {}
-        write_json(folder.summary, {**summary, f"{name}_top1": result["top1"]})
+        folder.update_summary({f"{name}_top1": result["top1"]})
     return result
 
 
-def _features(request: EvalRequest, device: torch.device) -> tuple[features.Features, features.Features]:
-    folder = RunFolder(request.run)
-    data = Config.load(folder.config).data
-    encoder = None if request.pixels else load_encoder(request.run).to(device)
-    pair = []
-    what = "pixels" if request.pixels else "features"
-    for path in (request.train, request.val):
-        backend = open_backend(request.backend, path, request.workers)
-        try:
-            with Counter(f"{what} of {path.name}", len(backend)) as counter:
-                if encoder is None:
-                    pair.append(features.pixel_features(backend, data, counter.advance))
-                else:
-                    encoder_id = hashlib.sha256(folder.encoder.read_bytes()).hexdigest()
-                    pair.append(
-                        features.encoder_features(
-                            encoder, encoder_id, backend, data, device, folder.path / "features", counter.advance
-                        )
-                    )
-        finally:
-            backend.close()
-    return pair[0], pair[1]
+def _features(
+    path: Path, request: EvalRequest, data: DataConfig, encoder: nn.Module | None, encoder_id: str | None, device
+) -> features.Features:
+    """Of one dataset; of its raw pixels if there is no encoder."""
+    backend = open_backend(request.backend, path, request.workers)
+    try:
+        with Counter(f"{'pixels' if encoder is None else 'features'} of {path.name}", len(backend)) as counter:
+            if encoder is None:
+                return features.pixel_features(backend, data, counter.advance)
+            cache = request.run / "features"
+            return features.encoder_features(encoder, encoder_id, backend, data, device, cache, counter.advance)
+    finally:
+        backend.close()
 
 
 def _linear(train_x, train_y, val_x, val_y, num_classes: int, request: EvalRequest) -> dict:
@@ -101,7 +96,8 @@ def _linear(train_x, train_y, val_x, val_y, num_classes: int, request: EvalReque
 
 
 def _knn(train_x, train_y, val_x, val_y, num_classes: int, request: EvalRequest) -> dict:
-    predicted = knn.knn_predict(train_x, train_y, val_x, num_classes, request.ks)
+    ks = request.ks or tuple(k for k in knn.DEFAULT_KS if k <= len(train_x))
+    predicted = knn.knn_predict(train_x, train_y, val_x, num_classes, ks)
     by_k = {str(k): knn.accuracy(p, val_y) for k, p in predicted.items()}
-    k = knn.headline_k(request.ks)
+    k = knn.headline_k(ks)
     return {"top1": by_k[str(k)], "k": k, "top1_by_k": by_k, "protocol": f"cosine kNN, majority vote, k = {k}"}

@@ -158,8 +158,8 @@ def _evaluate(z, labels, num_classes, tau1, eps, group, detach_centroids, detach
     """(loss [n], VarConStats, counts [C] of the global batch)"""
     _check_rows(z, labels, num_classes)
     with torch.autocast(z.device.type, enabled=False):
-        z_ND = z if z.dtype == torch.float64 else z.float()
         valid_N = labels >= 0
+        z_ND = torch.where(valid_N[:, None], z if z.dtype == torch.float64 else z.float(), 0)
         label_N = labels.clamp(min=0).long()
         sums_CD, counts_C = _class_sums(
             z_ND.detach() if detach_centroids else z_ND, label_N, valid_N, num_classes, group
@@ -172,8 +172,7 @@ def _evaluate(z, labels, num_classes, tau1, eps, group, detach_centroids, detach
 
 def _class_sums(z_ND: Tensor, label_N: Tensor, valid_N: Tensor, num_classes: int, group) -> tuple[Tensor, Tensor]:
     """Sums [C, D] and counts [C] of the rows of each class in the global batch, in one all-reduce."""
-    rows = torch.cat([z_ND, torch.ones_like(z_ND[:, :1])], dim=1)
-    rows = torch.where(valid_N[:, None], rows, torch.zeros_like(rows))
+    rows = torch.cat([z_ND, valid_N[:, None].to(z_ND)], dim=1)  # ignored rows are zeros by now
     sums = rows.new_zeros(num_classes, rows.shape[1]).index_add(0, label_N, rows)
     if group is not None:
         sums = differentiable_all_reduce(sums, group=group)

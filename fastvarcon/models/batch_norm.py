@@ -23,6 +23,7 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        x = x if x.dtype == torch.float64 else x.float()  # as torch's own, also under autocast
         count = x.new_full((1,), x.numel() / x.shape[1])
         packed = all_reduce(torch.cat([x.sum((0, 2, 3)), count]), group=self.group)
         count = packed[-1].detach()
@@ -32,7 +33,7 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+            self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 

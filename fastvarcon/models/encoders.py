@@ -6,10 +6,11 @@ loads into a stock torchvision model.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch.nn as nn
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from fastvarcon.config import Config
@@ -72,16 +73,20 @@ def load_encoder(run: Path | str) -> ResNetEncoder:
     Raises:
         UserError: not a run folder, or one without a saved encoder.
     """
-    run = Path(run)
+    return identify_encoder(Path(run))[0]
+
+
+def identify_encoder(run: Path) -> tuple[ResNetEncoder, str]:
+    """The trained encoder and the SHA-256 of its file, read once: a training may replace the file at any time."""
     model = Config.load(run / "config.json").model
     encoder = build_encoder(model.encoder, width=model.width, small_images=model.small_images)
     weights = run / "encoder.safetensors"
     if not weights.exists():
         raise UserError(f"{weights} is missing: train {run} for at least one epoch first")
+    content = weights.read_bytes()
     try:
-        encoder.load_state_dict(load_file(weights))
+        encoder.load_state_dict(load(content))
     except Exception as error:
-        raise UserError(
-            f"{weights} does not hold the encoder that {run / 'config.json'} describes ({str(error).splitlines()[0]})"
-        ) from None
-    return encoder.eval()
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{weights} is not the encoder that {run / 'config.json'} describes ({reason})") from None
+    return encoder.eval(), hashlib.sha256(content).hexdigest()

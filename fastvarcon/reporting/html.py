@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from html import escape
 from pathlib import Path
 
@@ -19,6 +18,7 @@ body{font:16px/1.5 system-ui,sans-serif;color:#1c1c1c;background:#fff;max-width:
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem;border-bottom:1px solid #ddd}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid #eee;vertical-align:top}
+tr.score td{border-bottom:0;font-weight:600;padding-bottom:0}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 code{font-size:.85em;overflow-wrap:anywhere;color:#444}
 .curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
@@ -33,7 +33,7 @@ def write_report(run: Path) -> Path:
     rows = read_metrics(folder.metrics)
     if not any(row["kind"] == "step" for row in rows):
         raise UserError(f"{run} has no training metrics yet: let it run for --train.log-every steps")
-    summary = json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {}
+    summary = folder.read_summary()
     title = f"{LOSS_TITLES[config.loss.name]}, {config.model.encoder}: {run.name}"
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -50,39 +50,34 @@ def write_report(run: Path) -> Path:
 
 def _scores(run: Path) -> str:
     rows = "".join(
-        f'<tr><td>{escape(row.what)}</td><td class="number">{row.top1:.2%}</td>'
+        f'<tr class="score"><td>{escape(row.what)}</td><td class="number">{row.top1:.2%}</td>'
         f'<td class="number">{"" if row.top5 is None else f"{row.top5:.2%}"}</td>'
-        f'<td class="number">{row.num_val:,}</td>'
-        f"<td>{escape(row.protocol)}<br><code>{escape(row.command)}</code></td></tr>"
+        f'<td class="number">{row.num_val:,}</td></tr>'
+        f'<tr><td colspan="4">{escape(row.protocol)}<br><code>{escape(row.command)}</code></td></tr>'
         for row in score_rows(run)
     )
     if not rows:
         return f"<h2>Scores</h2><p>None yet: <code>fastvarcon eval linear {escape(str(run))}</code></p>"
     return (
-        '<h2>Scores on held-out images</h2><div class="scroll"><table><tr><th>score</th><th class="number">top-1</th>'
-        f'<th class="number">top-5</th><th class="number">images</th><th>how</th></tr>{rows}</table></div>'
+        '<h2>Scores on held-out images</h2><table><tr><th>score</th><th class="number">top-1</th>'
+        f'<th class="number">top-5</th><th class="number">images</th></tr>{rows}</table>'
     )
 
 
-def _training(summary: dict, rows: list[dict]) -> str:
-    if not summary:
+def _training(summary: dict | None, rows: list[dict]) -> str:
+    if summary is None:
         return f"<h2>Training</h2><p>Not finished; {rows[-1]['step']:,} steps so far.</p>"
-    versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
-    facts = (
-        [
-            ("loss, mean of the last epoch", f"{summary['final_loss']:.4f}"),
-            ("epochs", f"{summary['epochs']:,}"),
-            ("time spent training", format_seconds(summary["seconds"])),
-            ("speed", f"{summary['views_per_second']:,.0f} views/s"),
-            ("waiting for data", f"{summary['data_wait_fraction']:.1%} of the time"),
-            ("hardware", f"{summary['world_size']} process(es) on {summary['device_name']}"),
-            ("data backend", summary["backend"]),
-            ("versions", versions),
-            ("command", summary["command"]),
-        ]
-        if "final_loss" in summary
-        else []
-    )
+    facts = [
+        ("loss, mean of the last epoch", f"{summary['final_loss']:.4f}"),
+        ("epochs", f"{summary['epochs']:,}"),
+        ("time spent training", format_seconds(summary["seconds"])),
+        ("speed", f"{summary['views_per_second']:,.0f} views/s"),
+        ("waiting for data", f"{summary['data_wait_fraction']:.1%} of the time"),
+        ("hardware", f"{summary['world_size']} process(es) on {summary['device_name']}"),
+        ("data backend", summary["backend"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
+        ("command", summary["command"]),
+    ]
     body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in facts)
     return f'<h2>Training</h2><div class="scroll"><table>{body}</table></div>'
 

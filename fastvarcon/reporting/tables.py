@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from rich.table import Table
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
+from fastvarcon.run_folder import read_json
 
 LOSS_TITLES = {"varcon": "VarCon"}
+KINDS = {"linear": "linear", "knn": "kNN"}
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,34 @@ class ScoreRow:
 
 
 def score_rows(run: Path) -> list[ScoreRow]:
-    """What eval/*.json say, encoder before pixels. Raises UserError for a file that is not a score."""
+    """What eval/*.json say, encoder before pixels; scores of an encoder that has been replaced since say so.
+
+    Raises:
+        UserError: a file that is not a score.
+    """
     title = LOSS_TITLES[Config.load(run / "config.json").loss.name]
+    weights = run / "encoder.safetensors"
+    current = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
     rows = []
     for path in sorted((run / "eval").glob("*.json")):
+        score = read_json(path)
         try:
-            score = json.loads(path.read_text(encoding="utf-8"))
-            encoder = score["features"] == "encoder"
-            kind = {"linear": "linear", "knn": "kNN"}[score["name"]]
-            rows.append(
-                (
-                    not encoder,
-                    score["name"] != "linear",
-                    ScoreRow(
-                        f"{title if encoder else 'raw-pixel'} {kind}",
-                        score["top1"],
-                        score.get("top5"),
-                        score["protocol"],
-                        score["num_val"],
-                        score["command"],
-                    ),
-                )
+            of_encoder = score["features"] == "encoder"
+            what = f"{title if of_encoder else 'raw-pixel'} {KINDS[score['name']]}"
+            if of_encoder and score["encoder_sha256"] != current:
+                what += " of an EARLIER encoder: run eval again"
+            top5 = score.get("top5")
+            row = ScoreRow(
+                what=what,
+                top1=float(score["top1"]),
+                top5=None if top5 is None else float(top5),
+                protocol=str(score["protocol"]),
+                num_val=int(score["num_val"]),
+                command=str(score["command"]),
             )
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path} is not a score that `fastvarcon eval` wrote: remove it") from None
+        rows.append((not of_encoder, score["name"] != "linear", row))
     return [row for _, _, row in sorted(rows, key=lambda r: r[:2])]
 
 

@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fastvarcon.errors import UserError
-
-FILE = "checkpoint.safetensors"
+from fastvarcon.run_folder import CHECKPOINT_FILE
 
 
 def save_checkpoint(folder: Path, state: dict) -> None:
@@ -24,16 +23,12 @@ def save_checkpoint(folder: Path, state: dict) -> None:
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _take_tensors(state, "", tensors)
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / FILE, tensors, {"state": json.dumps(skeleton)})
-
-
-def has_checkpoint(folder: Path) -> bool:
-    return (folder / FILE).exists()
+    save_tensors(folder / CHECKPOINT_FILE, tensors, {"state": json.dumps(skeleton)})
 
 
 def load_checkpoint(folder: Path) -> dict:
     """Read back what `save_checkpoint` wrote, tensors on the CPU. Raises UserError for a missing or damaged file."""
-    path = folder / FILE
+    path = folder / CHECKPOINT_FILE
     try:
         with safe_open(path, framework="pt") as file:
             skeleton = json.loads(file.metadata()["state"])
@@ -52,6 +47,10 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
     with open(aside, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(aside, path)
+    if hasattr(os, "O_DIRECTORY"):  # the new name has to reach the disk too
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def _take_tensors(node, path: str, tensors: dict[str, torch.Tensor]):

@@ -14,7 +14,7 @@ from fastvarcon.data.sampling import epoch_order
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import BATCH as VAL_BATCH
 from fastvarcon.evaluation.features import eval_spec
-from fastvarcon.training.distributed import cores_per_process
+from fastvarcon.training.distributed import COMPUTE_DTYPES, cores_per_process, resolve_precision
 
 
 class RunData:
@@ -39,7 +39,15 @@ class RunData:
             self.classes = images.classes
             if len(self.classes) < 2:
                 raise UserError(f"{data.train} has a single class: a supervised contrastive loss needs at least two")
-            spec = ViewSpec(size=data.size, mean=data.mean, std=data.std, policy=data.policy, num_views=data.num_views)
+            precision = resolve_precision(train.precision, accelerator.device.type == "cuda")
+            spec = ViewSpec(
+                size=data.size,
+                mean=data.mean,
+                std=data.std,
+                policy=data.policy,
+                num_views=data.num_views,
+                dtype=COMPUTE_DTYPES[precision],
+            )
             self.train = self._loader(
                 images,
                 spec,
@@ -67,8 +75,11 @@ class RunData:
             raise
 
     def _open(self, config: Config, path: Path) -> Backend:
-        self._backends.append(open_backend(config.data.backend, path, config.data.workers or cores_per_process()))
-        return self._backends[-1]
+        backend = open_backend(config.data.backend, path, config.data.workers or cores_per_process())
+        self._backends.append(backend)
+        if (backend.labels < 0).any():
+            raise UserError(f"{path} has unlabelled images: {config.loss.name} needs a label for each")
+        return backend
 
     def _loader(self, images: Backend, spec: ViewSpec, config: Config, accelerator: Accelerator, **kwargs) -> Loader:
         self._loaders.append(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 
 from fastvarcon.config import TrainConfig
 from fastvarcon.errors import UserError
+from fastvarcon.machine import available_cores
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -27,18 +33,22 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
             "--train.device cuda: torch sees no CUDA device here; use --train.device cpu, or check the driver "
             "with nvidia-smi"
         )
-    on_gpu = train.device != "cpu" and torch.cuda.is_available()
+    if train.device == "cuda" and parse_flag_from_env("ACCELERATE_USE_CPU"):
+        raise UserError("--train.device cuda contradicts `accelerate launch --cpu`: drop one of them")
+    on_gpu = train.device != "cpu" and torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = resolve_precision(train.precision, on_gpu)
     accelerator = Accelerator(
         cpu=not on_gpu,
         mixed_precision=MIXED_PRECISION[precision],
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=True),
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # the other ranks wait while the first one validates
+        ],
     )
     # Launchers set OMP_NUM_THREADS=1; a CPU run would use one core without a word.
     torch.set_num_threads(train.threads or cores_per_process())
     if on_gpu:
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True  # convolutions only: the matrix products of the loss stay float32
         torch.backends.cudnn.benchmark = True
     return accelerator
 
@@ -52,6 +62,19 @@ def resolve_precision(asked: str, on_gpu: bool) -> str:
     return asked
 
 
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or CPU, and how many cores the latter gives this process."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{available_cores()} cores of {models[0] if models else platform.processor() or platform.machine()}"
+
+
+COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def process_group():
     """The group of all processes, or None in a run of one."""
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
@@ -59,8 +82,7 @@ def process_group():
 
 def cores_per_process() -> int:
     """Cores this process may use, shared evenly between the processes of this machine; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def launcher_warning(environ: dict[str, str], world_size: int) -> str | None:
@@ -78,11 +100,37 @@ def launcher_warning(environ: dict[str, str], world_size: int) -> str | None:
     return None
 
 
-def all_ranks_agree(holds: bool, device: torch.device) -> bool:
-    """True on every rank if `holds` is true on every rank. One all-reduce."""
+@contextlib.contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """All ranks pass this block or none does. One all-reduce.
+
+    A rank whose block raised UserError raises it, unless the first rank failed too and says it for all; ranks without
+    an error of their own exit with code 2. Without this they would wait for the failed one.
+    """
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as caught:
+        error = caught
     group = process_group()
     if group is None:
-        return holds
-    flag = torch.tensor(int(holds), device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=group)
-    return bool(flag.item())
+        if error is not None:
+            raise error
+        return
+    failed = torch.zeros(dist.get_world_size(), device=device)
+    failed[dist.get_rank()] = float(error is not None)
+    dist.all_reduce(failed, group=group)
+    if error is not None and (dist.get_rank() == 0 or not failed[0]):
+        raise error
+    if failed.any():
+        raise SystemExit(2)
+
+
+def require_same(value: int, what: str, device: torch.device) -> None:
+    """Raise UserError on every rank unless `value` is the same on all. One all-reduce."""
+    group = process_group()
+    if group is not None:
+        bounds = torch.tensor([value, -value], device=device)
+        dist.all_reduce(bounds, op=dist.ReduceOp.MAX, group=group)
+        if bounds[0] != -bounds[1]:
+            raise UserError(f"the processes see different {what}: --out must be on a disk that all machines share")

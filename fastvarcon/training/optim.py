@@ -35,3 +35,18 @@ def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a state dict from a checkpoint, whose buffers are contiguous and which may come from another device.
+
+    The fused kernels read a buffer in the memory layout of its parameter (channels_last), so buffers are laid out anew.
+    """
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, value in zip(optimizer.param_groups, fused, strict=True):
+        group["fused"] = value
+    for parameter, buffers in optimizer.state.items():
+        for name, buffer in buffers.items():
+            if torch.is_tensor(buffer) and buffer.shape == parameter.shape:
+                buffers[name] = torch.empty_like(parameter, dtype=buffer.dtype).copy_(buffer)

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import tyro
 
 from fastvarcon.config import Config
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, exits_cleanly
 
 
+@exits_cleanly
 def run_recipe(defaults: Config, description: str | None) -> None:
     """Parse the flags over `defaults`, train, and exit with code 2 on a user's mistake.
 
-    Every process of a launch comes here; only the first one prints the error.
+    Every process of a launch comes here. Before they have joined, all of them meet the same mistake, and the first
+    one says it; after that, the one that has it.
     """
     config = tyro.cli(Config, default=defaults, description=description)
+    import torch.distributed as dist
+
+    from fastvarcon.training.trainer import train  # after the flags: --help must not wait for torch
+
     try:
-        from fastvarcon.training.trainer import train  # after the flags: --help must not wait for torch
-
         train(config)
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    finally:
-        _leave_group()
-
-
-def _leave_group() -> None:
-    """End the process group, if there is one: torch warns about groups that are left open."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    except UserError:
+        if os.environ.get("RANK", "0") != "0" and not dist.is_initialized():
+            raise SystemExit(2) from None
+        raise
+    if dist.is_initialized():  # not behind an error: it may wait for ranks that are gone
+        dist.destroy_process_group()

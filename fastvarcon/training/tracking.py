@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
-from fastvarcon.progress import format_seconds
+from fastvarcon.progress import Bar, format_seconds
 from fastvarcon.run_folder import read_metrics
 
 
@@ -28,7 +24,8 @@ class MetricsLog:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
     def write(self, row: dict) -> None:
-        self._file.write(json.dumps({k: round(v, 8) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+        short = {name: float(f"{value:.9g}") if isinstance(value, float) else value for name, value in row.items()}
+        self._file.write(json.dumps(short) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -39,26 +36,14 @@ class Display:
     """A progress bar on a terminal, plain lines elsewhere, silence on every rank but the first."""
 
     def __init__(self, total_steps: int, done_steps: int, enabled: bool):
-        self._total, self._enabled = total_steps, enabled
+        self._total = total_steps
         self._start_step, self._start = done_steps, time.perf_counter()
-        self._bar: Progress | None = None
-        if enabled and sys.stdout.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f}%"),
-                TextColumn("{task.fields[text]}"),
-                console=Console(),
-            )
-            self._task = self._bar.add_task("training", total=total_steps, completed=done_steps, text="")
-            self._bar.start()
+        self._bar = Bar("training", total_steps, done_steps) if enabled else None
 
     def say(self, text: str) -> None:
         """A line that stays."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
-        elif self._enabled:
-            print(text, flush=True)
+            self._bar.say(text) if self._bar.shown else print(text, flush=True)
 
     def step(self, step: int, text: str) -> None:
         """Progress after `step` steps with its figures."""
@@ -66,10 +51,8 @@ class Display:
         left = (time.perf_counter() - self._start) / done * (self._total - step)
         text = f"{text}  left {format_seconds(left)}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, text=text)
-        elif self._enabled:
-            print(f"step {step}/{self._total}  {text}", flush=True)
+            self._bar.update(step, text) if self._bar.shown else print(f"step {step}/{self._total}  {text}", flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import sys
+from contextlib import ExitStack
 
 import accelerate
 import torch
@@ -29,10 +30,10 @@ from fastvarcon.models.batch_norm import synchronise
 from fastvarcon.progress import format_seconds
 from fastvarcon.run_folder import RunFolder, write_json
 from fastvarcon.training import distributed
-from fastvarcon.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint, save_tensors
+from fastvarcon.training.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from fastvarcon.training.data import RunData
 from fastvarcon.training.meters import Clock, Meter
-from fastvarcon.training.optim import build_optimizer, learning_rate, set_learning_rate
+from fastvarcon.training.optim import build_optimizer, learning_rate, restore_optimizer, set_learning_rate
 from fastvarcon.training.tracking import Display, MetricsLog
 
 
@@ -47,25 +48,16 @@ def train(config: Config) -> dict:
     folder = RunFolder(config.out)
     folder.check(config)
     accelerator = distributed.make_accelerator(config.train)
-    with RunData(config, accelerator) as data:
-        _take_folder(folder, config, accelerator)
-        try:
-            return Run(config, folder, accelerator, data).fit()
-        finally:
-            folder.unlock()
-
-
-def _take_folder(folder: RunFolder, config: Config, accelerator: Accelerator) -> None:
-    """Lock the folder and write config.json, on the first rank. Every rank fails if the first one does."""
-    error: UserError | None = None
-    if accelerator.is_main_process:
-        try:
-            folder.lock()
-            write_json(folder.config, config.flat())
-        except UserError as caught:
-            error = caught
-    if not distributed.all_ranks_agree(error is None, accelerator.device):
-        raise error or UserError(f"the first process could not take the run folder {folder.path}")
+    with ExitStack() as stack:
+        with distributed.together(accelerator.device):
+            data = stack.enter_context(RunData(config, accelerator))
+            if accelerator.is_main_process:
+                folder.lock()
+                stack.callback(folder.unlock)
+                write_json(folder.config, config.flat())
+        with distributed.together(accelerator.device):
+            run = Run(config, folder, accelerator, data)
+        return run.fit()
 
 
 class Run:
@@ -87,8 +79,10 @@ class Run:
         self.step = self.epoch = 0  # done so far
         self.clock = Clock()
         self.epoch_figures: dict[str, float] = {}
-        if has_checkpoint(folder.last):
+        distributed.require_same(folder.resumable, "checkpoints", accelerator.device)
+        if folder.resumable:
             self._restore(load_checkpoint(folder.last))
+        distributed.require_same(self.step, "checkpoints", accelerator.device)
         self.resumed_at = self.epoch
         self.log = MetricsLog(folder.metrics, self.step) if accelerator.is_main_process else None
         self.display = Display(self.total_steps, self.step, enabled=accelerator.is_main_process)
@@ -133,6 +127,8 @@ class Run:
                 interval_start = self.clock.state()
                 self._write("step", {"lr": rate, **figures})
                 self.display.step(self.step, _describe(figures))
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            self._require_finite(math.nan)  # the last update may have spoilt what no loss has seen yet
         return meter.read_all() | self.clock.rates(epoch_start)
 
     def _update(self, views: torch.Tensor, labels: torch.Tensor, meter: Meter) -> float:
@@ -159,8 +155,8 @@ class Run:
         top1 = None
         if self.accelerator.is_main_process:
             encoder, device = self._bare_model().encoder, self.accelerator.device
-            bank_x, bank_y = extract(encoder, self.data.bank, device)
-            val_x, val_y = extract(encoder, self.data.val, device)
+            bank_x, bank_y = (t.to(device) for t in extract(encoder, self.data.bank, device))
+            val_x, val_y = (t.to(device) for t in extract(encoder, self.data.val, device))
             k = min(headline_k((20,)), len(bank_x))
             top1 = accuracy(knn_predict(bank_x, bank_y, val_x, len(self.data.classes), (k,))[k], val_y)
         self.accelerator.wait_for_everyone()
@@ -193,8 +189,8 @@ class Run:
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise UserError(
-                f"the loss is {loss} at step {self.step}: lower --train.lr or lengthen --train.warmup-epochs; "
-                f"the same command resumes {self.folder.path} from its last whole epoch"
+                f"the loss or a weight is not finite at step {self.step}: lower --train.lr or lengthen "
+                f"--train.warmup-epochs, and give a new --out"
             )
 
     def _write(self, kind: str, figures: dict) -> None:
@@ -212,6 +208,7 @@ class Run:
         state = {
             "epoch": self.epoch,
             "step": self.step,
+            "data": self._data_identity(),
             "clock": self.clock.state(),
             "figures": self.epoch_figures,
             "model": model.state_dict(),
@@ -225,9 +222,18 @@ class Run:
             save_checkpoint(self.folder.kept(self.epoch), state)
         save_checkpoint(self.folder.last, state)
 
+    def _data_identity(self) -> dict:
+        return {"images": self.data.train.num_samples, "classes": self.data.classes}
+
     def _restore(self, state: dict) -> None:
+        if state["data"] != self._data_identity():
+            raise UserError(
+                f"{self.config.data.train} has changed since {self.folder.path} was begun (it had "
+                f"{state['data']['images']} images of {len(state['data']['classes'])} classes): "
+                "give a new --out, or the old file to resume"
+            )
         self._bare_model().load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.epoch_figures = state["epoch"], state["step"], state["figures"]
@@ -246,7 +252,7 @@ class Run:
             "global_batch": self.config.train.global_batch,
             "backend": self.config.data.backend,
             "device": self.accelerator.device.type,
-            "device_name": _device_name(self.accelerator.device),
+            "device_name": distributed.device_name(self.accelerator.device),
             "versions": _versions(),
             "command": " ".join(sys.argv),
         }
@@ -257,7 +263,7 @@ class Run:
 
     def _already_summarised(self) -> bool:
         """A finished run that is started again changes nothing, so that its scores stay."""
-        return self.resumed_at == self.config.train.epochs and self.folder.summary.exists()
+        return self.resumed_at == self.config.train.epochs and self.folder.read_summary() is not None
 
 
 def _describe(figures: dict[str, float]) -> str:
@@ -266,10 +272,6 @@ def _describe(figures: dict[str, float]) -> str:
         parts.append(f"val kNN {figures['val_knn_top1']:.2%}")
     parts += [f"{figures['views_per_second']:,.0f} views/s", f"data wait {figures['data_wait_fraction']:.0%}"]
     return "  ".join(parts)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

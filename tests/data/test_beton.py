@@ -86,6 +86,15 @@ def test_damaged_class_names(tmp_path):
         Beton(path)
 
 
+def test_lowered_number_of_samples(tmp_path):
+    path = write(tmp_path / "a.beton")
+    content = bytearray(path.read_bytes())
+    content[8] = 2
+    path.write_bytes(content)
+    with pytest.raises(BetonError, match="written with 3 samples, its header says 2"):
+        Beton(path)
+
+
 WHOLE: list[bytes] = []
 
 

@@ -1,5 +1,6 @@
 """The stream of batches: reproducible, resumable, the same for every world size, and clean when left early."""
 
+import gc
 import threading
 from itertools import islice
 
@@ -130,3 +131,49 @@ def test_gpu_stream_equals_cpu_stream(backend):
     ):
         assert gpu[0].is_cuda and torch.equal(cpu[2], gpu[2].cpu())
         assert (cpu[0] - gpu[0].cpu()).abs().max() < 1e-3
+
+
+def test_abandoned_iteration_ends_its_thread(backend):
+    before = loader_threads()
+    loader = Loader(backend, SPEC, global_batch=2)
+    for _ in loader:
+        break
+    gc.collect()
+    assert loader_threads() == before
+
+
+@pytest.mark.parametrize("end", ["close", "set_epoch", "iter"])
+def test_iteration_that_was_ended_says_so_and_does_not_hang(backend, end):
+    loader = Loader(backend, SPEC, global_batch=2)
+    stream = iter(loader)
+    next(stream)
+    {"close": loader.close, "set_epoch": lambda: loader.set_epoch(1), "iter": lambda: next(iter(loader))}[end]()
+    with pytest.raises(RuntimeError, match="closed or iterated anew"):
+        list(stream)
+    loader.close()
+
+
+def test_interpreter_can_end_in_mid_iteration(run_python, image_folder):
+    code = (
+        "import sys; from fastvarcon.data.backends import open_backend; from fastvarcon.data.loader import *\n"
+        "spec = ViewSpec(size=64, mean=(0.5,) * 3, std=(0.2,) * 3)\n"
+        "stream = iter(Loader(open_backend('folder', sys.argv[1], 2), spec, global_batch=2, prefetch=1)); next(stream)"
+    )
+    for _ in range(3):
+        done = run_python("-c", code, image_folder)
+        assert done.returncode == 0, done.stderr
+
+
+def test_more_ranks_than_images_in_the_last_batch(backend):
+    """15 images in batches of 4 over 4 ranks: the last batch leaves one rank without an image."""
+    seen = []
+    for rank in range(4):
+        for views, _, ids in epoch(Loader(backend, EVAL, global_batch=4, train=False, rank=rank, world_size=4)):
+            assert len(views) == len(ids)
+            seen += ids.tolist()
+    assert sorted(seen) == list(range(15))
+
+
+def test_batch_of_nothing(backend):
+    with pytest.raises(UserError, match="at least 1 image"):
+        Loader(backend, SPEC, global_batch=0)

@@ -1,6 +1,7 @@
 """Conversion: what is stored, what is refused, what is left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 def test_png_named_jpeg_is_read_by_its_content(tmp_path):
     Image.new("RGB", (4, 4), "blue").save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.JPEG")
-    assert encode(tmp_path / "a.JPEG", EncodeSettings("keep")).mode == JPG
+    record = encode(tmp_path / "a.JPEG", EncodeSettings("keep"))
+    assert record.mode == JPG and record.payload.startswith(b"\xff\xd8")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(20)])
@@ -192,3 +194,112 @@ def test_dead_worker_is_an_error_and_not_a_hang(image_folder, tmp_path, run_pyth
     done = run_python(script, image_folder, tmp_path / "a.beton", timeout=60)
     assert "UserError: a conversion worker died" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dies.py", "images"]
+
+
+def test_quality_and_filter_reach_the_file(tmp_path, rng):
+    """Noise: shrunk by averaging it turns grey, by picking pixels it stays noise; and low quality takes fewer bytes."""
+    (tmp_path / "images" / "x").mkdir(parents=True)
+    Image.fromarray(rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(tmp_path / "images" / "x" / "0.png")
+    small = run(tmp_path / "images", tmp_path / "a.beton", "raw", max_resolution=50)
+    assert np.frombuffer(small.record(0), np.uint8).std() < 20
+    sizes = [int(run(tmp_path / "images", tmp_path / "a.beton", quality=quality).sizes[0]) for quality in (20, 90)]
+    assert 3 * sizes[0] < sizes[1]
+
+
+def test_full_disk_leaves_nothing_and_says_so(image_folder, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastvarcon.data_prep.beton_writer.os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run(image_folder, tmp_path / "a.beton")
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+
+
+def test_output_through_a_link_replaces_its_target(image_folder, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.beton").symlink_to(tmp_path / "real" / "t.beton")
+    run(image_folder, tmp_path / "link.beton")
+    assert (tmp_path / "link.beton").is_symlink() and len(Beton(tmp_path / "real" / "t.beton")) == 15
+
+
+def test_output_that_is_no_file(image_folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        run(image_folder, tmp_path / "pipe")
+
+
+def test_pipe_among_the_images_is_no_hang(image_folder, tmp_path):
+    os.mkfifo(image_folder / "ant" / "z.png")
+    with pytest.raises(UserError, match=r"z\.png: not a regular file"):
+        run(image_folder, tmp_path / "a.beton")
+
+
+def test_links_back_and_hidden_folders_do_not_multiply_images(image_folder):
+    (image_folder / "ant" / "self").symlink_to(image_folder / "ant")
+    (image_folder / "ant" / ".thumbs").mkdir()
+    (image_folder / "ant" / ".thumbs" / "a.jpg").write_bytes((image_folder / "ant" / "0.jpg").read_bytes())
+    assert len(scan_image_folder(image_folder).paths) == 15
+
+
+def test_splits_in_the_place_of_classes(image_folder, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        shutil.copytree(image_folder, tmp_path / "data" / split / "all")
+    with pytest.raises(UserError, match="holds the splits train, val"):
+        scan_image_folder(tmp_path / "data")
+
+
+def test_class_name_that_is_no_text(image_folder):
+    os.mkdir(os.fsencode(image_folder) + b"/a\xff")
+    with pytest.raises(UserError, match="not readable text"):
+        scan_image_folder(image_folder)
+
+
+def test_broken_file_whose_name_is_no_text_is_listed(image_folder, tmp_path):
+    with open(os.fsencode(image_folder) + b"/ant/b\xff.png", "wb") as file:
+        file.write(b"broken")
+    assert len(run(image_folder, tmp_path / "a.beton", on_error="skip")) == 15
+    assert b"b\xff.png" in (tmp_path / "a.beton.skipped.txt").read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_range_are_refused(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="32-bit"):
+        decode_rgb(tmp_path / "a.tif", "a.tif")
+
+
+def test_workers_end_with_a_killed_conversion(image_folder, tmp_path):
+    """kill -9 of the parent while its workers are busy: none of them lives on."""
+    for index in range(400):
+        shutil.copy(image_folder / "ant" / "0.jpg", image_folder / "ant" / f"more{index}.jpg")
+    code = (
+        "import sys, time; from pathlib import Path; from fastvarcon.data_prep import convert as module\n"
+        "from fastvarcon.data.image_folder import scan_image_folder\n"
+        "def report(images): print('ready', flush=True); time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    module.convert(scan_image_folder(Path(sys.argv[1])), Path(sys.argv[2]), module.EncodeSettings(),\n"
+        "                   workers=2, on_error='stop', on_images=report)\n"
+    )
+    script = tmp_path / "slow.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), str(image_folder), str(tmp_path / "a.beton")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.kill()
+    process.wait()
+    process.stdout.read()  # returns when the last worker, which shares the pipe, has gone
+
+
+def test_terminated_conversion_cleans_up(image_folder, tmp_path):
+    code = (
+        "import sys, time; from fastvarcon import cli; from fastvarcon.data_prep.beton_writer import BetonWriter\n"
+        "def slow(self, *args, **kwargs): print('ready', flush=True); time.sleep(60)\n"
+        "BetonWriter.add = slow; cli.main()"
+    )
+    command = [sys.executable, "-c", code, "convert", str(image_folder), str(tmp_path / "a.beton"), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    assert process.wait(30) == 143 and [p.name for p in tmp_path.iterdir()] == ["images"]

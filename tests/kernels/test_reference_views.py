@@ -170,3 +170,14 @@ def test_gpu_equals_cpu(batch):
     torch.backends.cuda.matmul.allow_tf32 = False
     on_gpu = views(batch.to("cuda"), table, size=32, **OFF).cpu()
     assert (on_gpu - views(batch, table, size=32, **OFF)).abs().max() < 1e-4
+
+
+def test_view_of_one_pixel(batch):
+    sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
+    table = view_params("simclr", 0, 0, batch.ids.numpy(), 0, **sizes)
+    assert views(batch, table, size=1, **OFF).isfinite().all()
+
+
+def test_crop_that_does_not_fit_the_resized_image():
+    with pytest.raises(ValueError, match="centre crop of 32 pixels"):
+        eval_params(np.array([20]), np.array([30]), resize=16, size=32)

@@ -6,7 +6,8 @@ import torch
 from safetensors import safe_open
 
 from fastvarcon.errors import UserError
-from fastvarcon.training.checkpoint import FILE, has_checkpoint, load_checkpoint, save_checkpoint
+from fastvarcon.run_folder import CHECKPOINT_FILE as FILE
+from fastvarcon.training.checkpoint import load_checkpoint, save_checkpoint
 
 STATE = {
     "epoch": 3,
@@ -67,4 +68,4 @@ def test_failed_save_keeps_the_old_one(tmp_path, monkeypatch):
     )
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(tmp_path, {**STATE, "epoch": 4})
-    assert has_checkpoint(tmp_path) and load_checkpoint(tmp_path)["epoch"] == 3
+    assert load_checkpoint(tmp_path)["epoch"] == 3

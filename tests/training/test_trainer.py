@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastvarcon.data.sampling import epoch_order
 from fastvarcon.run_folder import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +123,55 @@ def test_other_configuration_is_refused_with_the_keys_that_differ(train, tmp_pat
     train("--train.log-every", "3", "--data.workers", "1", epochs=1)  # these may differ
 
 
+def test_other_configuration_may_start_over_before_the_first_checkpoint(train, tmp_path):
+    train("--train.lr", "1e30", code=2)
+    assert (tmp_path / "run" / "config.json").exists()
+    train(epochs=1)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["loss"] < 10
+
+
+def test_data_that_changed_under_a_run_is_noticed(train, digits, tmp_path):
+    from fastvarcon.data.beton import Beton
+    from fastvarcon.data_prep.beton_writer import BetonWriter
+
+    data, whole = tmp_path / "train.beton", Beton(digits[0])
+    for count in (1437, 1400):
+        with BetonWriter(data, count, whole.classes) as writer:
+            for i in range(count):
+                writer.add(bytes(whole.record(i)), mode=1, height=8, width=8, label=int(whole.labels[i]))
+        if count == 1437:
+            train("--data.train", str(data), epochs=1)
+    error = train("--data.train", str(data), epochs=1, code=2).stderr
+    assert "has changed since" in error and "1437 images of 10 classes" in error
+
+
+def test_unlabelled_images_are_refused(train, tmp_path):
+    from fastvarcon.data_prep.beton_writer import BetonWriter
+
+    with BetonWriter(tmp_path / "u.beton", 2, ["a", "b"]) as writer:
+        for label in (0, -1):
+            writer.add(bytes(3), mode=1, height=1, width=1, label=label)
+    assert "has unlabelled images" in train("--data.train", str(tmp_path / "u.beton"), code=2).stderr
+
+
+def test_error_of_one_rank_is_shown_and_ends_all(run_python, tmp_path, digits):
+    """A broken image that falls to the second rank: its name is printed, once, and nobody waits."""
+    from fastvarcon.data_prep.beton_writer import BetonWriter
+
+    with BetonWriter(tmp_path / "bad.beton", 8, ["a", "b"]) as writer:
+        for i in range(8):
+            record = bytes(192) if i != BROKEN else b"\xff\xd8 broken"
+            writer.add(record, mode=0 if i == BROKEN else 1, height=8, width=8, label=i % 2)
+    flags = command((tmp_path / "bad.beton", digits[1]), tmp_path / "run", 1, "--train.val-every", "0")
+    flags[flags.index("128")] = "8"
+    done = run_python("-m", "torch.distributed.run", "--nproc_per_node", "2", *flags, timeout=120)
+    assert done.returncode != 0 and done.stderr.count(f"bad.beton record {BROKEN}: ") == 1
+    assert "error on rank 1: " in done.stderr
+
+
+BROKEN = int(epoch_order(8, 0, 0)[7])
+
+
 def test_second_process_on_the_same_folder_is_refused(train, digits, tmp_path):
     flags = command(digits, tmp_path / "run", 50)
     first = subprocess.Popen([sys.executable, *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -206,3 +257,15 @@ def test_gpu_run(train, tmp_path, precision):
     train("--train.device", "cuda", "--train.precision", precision, epochs=4)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["device"] == "cuda" and summary["val_knn_top1"] > 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_gpu_run_resumes(train, digits, tmp_path, precision):
+    flags = ("--train.device", "cuda", "--train.precision", precision, "--train.save-every", "1")
+    train(*flags, epochs=3)
+    run = tmp_path / "run"
+    shutil.copy(run / "checkpoints" / "epoch-001" / "checkpoint.safetensors", run / "checkpoints" / "last")
+    (run / "summary.json").unlink()
+    assert "after epoch 1" in train(*flags, epochs=3).stdout
+    assert json.loads((run / "summary.json").read_text())["val_knn_top1"] > 0.4
