@@ -36,7 +36,7 @@ def convert(
     ] = "stop",
     per_class: Annotated[int | None, arg(help="Take only the first images of each class, for a quick trial.")] = None,
 ) -> None:
-    """Convert an image folder once into a .beton file, which loads many times faster."""
+    """Convert an image folder, once, into the .beton file that training reads."""
     from fastvarcon.data.image_folder import scan_image_folder
     from fastvarcon.data_prep.convert import EncodeSettings
     from fastvarcon.data_prep.convert import convert as run

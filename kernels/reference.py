@@ -50,7 +50,7 @@ def views(
     """
     if len(batch) == len(table) == 0:
         return torch.empty((0, 3, size, size), dtype=dtype, device=batch.pixels.device)
-    rows = _check(batch, table)
+    rows = check_table(batch, table)
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     device = batch.pixels.device
     out = torch.empty((len(table), 3, size, size), dtype=dtype, device=device, memory_format=torch.channels_last)
@@ -66,7 +66,7 @@ def views(
     return out
 
 
-def _check(batch, table) -> Tensor:
+def check_table(batch, table) -> Tensor:
     """[V, B] row numbers, after checking every box."""
     count = len(batch)
     if count == 0 or len(table) % count:
@@ -102,13 +102,13 @@ def _canvas(batch, images: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _crop_resize(canvas: Tensor, batch, images: Tensor, table, row: Tensor, size: int) -> Tensor:
     """[n, 3, size, size]: the box of each row, resampled and flipped."""
-    y, x, h, w = table.box[row].to(canvas.dtype).unbind(1)
+    y, x, h, w = table.box[row].double().unbind(1)  # float32 would lose digits of the position, not of the weights
     extend = table.extend[row]
     rows = _resampling(y, h, batch.height[images].cpu(), extend, canvas.shape[2], size)
     columns = _resampling(x, w, batch.width[images].cpu(), extend, canvas.shape[3], size)
     columns = torch.where(table.flip[row].view(-1, 1, 1), columns.flip(1), columns)
-    wide = torch.matmul(canvas, columns.to(canvas.device).transpose(1, 2).unsqueeze(1))  # [n, 3, Hmax, size]
-    return torch.matmul(rows.to(canvas.device).unsqueeze(1), wide)
+    wide = torch.matmul(canvas, columns.to(canvas).transpose(1, 2).unsqueeze(1))  # [n, 3, Hmax, size]
+    return torch.matmul(rows.to(canvas).unsqueeze(1), wide)
 
 
 def _resampling(start: Tensor, length: Tensor, limit: Tensor, extend: Tensor, inputs: int, outputs: int) -> Tensor:

@@ -20,6 +20,7 @@ import torchvision
 from accelerate import Accelerator
 
 import fastvarcon
+from fastvarcon import kernels
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import extract
@@ -170,6 +171,7 @@ class Run:
         if warning:
             self.display.say(f"warning: {warning}")
         precision = distributed.resolve_precision(config.train.precision, accelerator.device.type == "cuda")
+        views = kernels.views_backend(accelerator.device, distributed.COMPUTE_DTYPES[precision])
         self.display.say(
             f"{config.model.encoder} width {config.model.width:g}, {config.loss.name} loss, "
             f"{len(data.classes)} classes, {data.train.num_samples} images, "
@@ -179,7 +181,7 @@ class Run:
         self.display.say(
             f"{accelerator.num_processes} process(es) on {accelerator.device.type}, "
             f"{torch.get_num_threads()} threads each, precision {precision}, "
-            f"data backend {config.data.backend}, batch norm {config.train.batch_norm}"
+            f"data backend {config.data.backend}, views by {views}, batch norm {config.train.batch_norm}"
         )
         if self.epoch:
             self.display.say(f"resuming {self.folder.path} after epoch {self.epoch}")
