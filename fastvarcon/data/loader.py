@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import queue
 import threading
 import weakref
@@ -167,7 +168,9 @@ class Loader:
             made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
             return made, batch.labels, batch.ids, None
         with torch.cuda.stream(self._stream):
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
+            names = ("pixels", "labels", "ids")  # sizes stay on the host, where the plain-torch views plan their work
+            moved = {name: getattr(batch, name).pin_memory().to(self.device, non_blocking=True) for name in names}
+            batch = dataclasses.replace(batch, **moved)
             made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
             return made, batch.labels, batch.ids, self._stream.record_event()
 

@@ -1,0 +1,47 @@
+# make demo    convert, train, score and report scikit-learn's digits (about a minute after the install)
+# make test    lint and all tests
+# make lint    ruff
+# make clean   remove the environment and what the demo wrote
+# The first call sets up .venv; PYTHON=python3.12 make ... chooses the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/digits
+
+.PHONY: demo test lint clean
+
+demo: .venv/.installed
+	@rm -rf $(RUN) runs/digits-images
+	$(BIN)/python -m fastvarcon.data_prep.digits runs/digits-images
+	$(BIN)/fastvarcon convert runs/digits-images/train runs/digits-train.beton --mode raw
+	$(BIN)/fastvarcon convert runs/digits-images/val runs/digits-val.beton --mode raw
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		recipes/digits.py --out $(RUN)
+	$(BIN)/fastvarcon eval linear $(RUN) --data.train runs/digits-train.beton --data.val runs/digits-val.beton
+	$(BIN)/fastvarcon eval knn $(RUN) --data.train runs/digits-train.beton --data.val runs/digits-val.beton
+	$(BIN)/fastvarcon eval knn $(RUN) --data.train runs/digits-train.beton --data.val runs/digits-val.beton --features pixels
+	@$(BIN)/fastvarcon report $(RUN)
+
+test: lint .venv/.ffcv
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv runs build *.egg-info
+
+.venv/.installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "error: $(PYTHON) is not Python 3.10-3.13: call PYTHON=python3.12 make ..."; exit 2; }
+	@$(PYTHON) -m venv .venv || { echo "error: cannot make .venv: install the venv module (Debian: apt install python3-venv)"; exit 2; }
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# The ffcv package has no wheels. Where its headers are, its interop tests run; elsewhere they skip and say so.
+.venv/.ffcv: .venv/.installed
+	@if pkg-config --exists opencv4 libturbojpeg 2>/dev/null; then \
+		$(BIN)/python -m pip install --quiet --editable '.[dev,ffcv]' && touch $@ \
+			|| echo "ffcv is left out: its package did not build here, see above"; \
+	else echo "ffcv is left out: it needs libturbojpeg0-dev, libopencv-dev and pkg-config"; fi

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one bounded run: tests, benchmarks, short real training. Under nine minutes in all.
+#
+#   benchmarks/gpu.sh            all parts
+#   benchmarks/gpu.sh tests train  some of them: tests | train | cifar10
+#
+# Logs and CSV rows go to $OUT (default: runs/gpu). $CIFAR10 names a folder with CIFAR-10 as train/CLASS/*.jpg and
+# test/CLASS/*.jpg; without it that part says so and is left out. $PYTHON chooses the interpreter.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-runs/gpu}
+PYTHON=${PYTHON:-python3}
+DEVICE=${DEVICE:-cuda}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+mkdir -p "$OUT"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+part() {  # part NAME SECONDS COMMAND...: bounded, logged, and the rest goes on if it fails
+    local name=$1 seconds=$2; shift 2
+    echo "== $name"
+    timeout --kill-after=5 "$seconds" "$@" 2>&1 | tee "$OUT/$name.log"
+    local status=${PIPESTATUS[0]}
+    [ "$status" -eq 0 ] || { echo "== $name FAILED (exit $status)"; failed=1; }
+}
+
+score() {  # score RUN: the three scores of a run, its report, its CSV row
+    "$PYTHON" -m fastvarcon.cli eval linear "$1" && "$PYTHON" -m fastvarcon.cli eval knn "$1" &&
+        "$PYTHON" -m fastvarcon.cli eval knn "$1" --features pixels && "$PYTHON" -m fastvarcon.cli report "$1" &&
+        "$PYTHON" benchmarks/record_run.py "$1" --out "$OUT/runs.csv"
+}
+
+tests() { "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider tests; }
+
+train() {  # digits, in bf16, on one GPU
+    "$PYTHON" -m fastvarcon.data_prep.digits "$work/digits" &&
+        for split in train val; do
+            "$PYTHON" -m fastvarcon.cli convert "$work/digits/$split" "$work/digits-$split.beton" --mode raw || return 1
+        done &&
+        "$PYTHON" recipes/digits.py --data.train "$work/digits-train.beton" --data.val "$work/digits-val.beton" \
+            --out "$work/digits-gpu" --train.device "$DEVICE" && score "$work/digits-gpu"
+}
+
+cifar10() {  # the whole recipe, for a few epochs
+    [ -d "${CIFAR10:-}/train" ] || { echo "left out: set CIFAR10 to a folder with train/CLASS and test/CLASS"; return 0; }
+    "$PYTHON" -m fastvarcon.cli convert "$CIFAR10/train" "$work/cifar10-train.beton" --mode raw &&
+        "$PYTHON" -m fastvarcon.cli convert "$CIFAR10/test" "$work/cifar10-val.beton" --mode raw &&
+        "$PYTHON" recipes/cifar10.py --data.train "$work/cifar10-train.beton" --data.val "$work/cifar10-val.beton" \
+            --out "$work/cifar10-gpu" --train.device "$DEVICE" --train.epochs "${CIFAR10_EPOCHS:-8}" \
+            --train.warmup-epochs 1 && score "$work/cifar10-gpu"
+}
+
+export -f tests train cifar10 score
+export PYTHON OUT DEVICE work
+"$PYTHON" - <<'EOF' | tee "$OUT/machine.txt"
+import torch, triton
+name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+print(f"torch {torch.__version__}, triton {triton.__version__}, {name}")
+EOF
+if [ "$DEVICE" = cuda ] && grep -q "no CUDA device" "$OUT/machine.txt"; then
+    echo "error: no CUDA device here; DEVICE=cpu tries the script itself without one"
+    exit 2
+fi
+for name in "${@:-tests train cifar10}"; do
+    for one in $name; do
+        case $one in
+            tests) part tests 150 bash -c tests ;;
+            train) part train 90 bash -c train ;;
+            cifar10) part cifar10 240 bash -c cifar10 ;;
+            *) echo "unknown part $one: choose tests, train, cifar10"; exit 2 ;;
+        esac
+    done
+done
+exit $failed
