@@ -2,7 +2,8 @@
 
 Command:   make demo      (or, after it: accelerate launch recipes/digits.py --out runs/another)
 Hardware:  any CPU
-Expected:  not measured yet
+Expected:  linear top-1 98.1 to 98.9 %, kNN 98.3 to 98.9 % on 360 held-out digits (seeds 0, 1, 2; rows digits* of
+           benchmarks/results/runs.csv), in half a minute of training on two cores
 """
 
 from pathlib import Path

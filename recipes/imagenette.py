@@ -4,7 +4,9 @@ Data:      fastvarcon convert imagenette/train imagenette-train.beton --max-reso
            fastvarcon convert imagenette/val imagenette-val.beton --max-resolution 256
 Command:   accelerate launch recipes/imagenette.py --data.train imagenette-train.beton --data.val imagenette-val.beton
 Hardware:  one GPU
-Expected:  not measured yet
+Expected:  not measured yet as it stands; a quarter of the width, 96 px and 20 epochs on two CPU cores give
+           linear 63.6 %, kNN 62.8 %, against 33.7 % for raw pixels
+           (row imagenette-cpu of benchmarks/results/runs.csv, with its command)
 """
 
 from pathlib import Path
