@@ -17,6 +17,8 @@ def run_recipe(defaults: Config, description: str | None) -> None:
     Every process of a launch comes here. Before they have joined, all of them meet the same mistake, and the first
     one says it; after that, the one that has it.
     """
+    # tyro joins the lines of a paragraph unless they are indented; a recipe's docstring is a list of lines
+    description = "\n ".join((description or "").splitlines())
     config = tyro.cli(Config, default=defaults, description=description)
     import torch.distributed as dist
 
