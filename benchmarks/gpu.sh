@@ -13,7 +13,8 @@ PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$OUT"
-work=$(mktemp -d)
+work=runs/gpu-work  # relative: its name goes into the commands of the CSV rows
+rm -rf "$work"; mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 failed=0
 
