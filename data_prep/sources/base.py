@@ -1,0 +1,104 @@
+"""What every source offers, and what several of them need."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastvarcon.data.beton import MAX_UNNAMED_CLASSES, UNLABELLED
+from fastvarcon.errors import UserError
+
+
+class Source(ABC):
+    """Labelled images in a fixed order. Pickles small, so that every worker process can have one."""
+
+    name: str
+    """The folder or file, for messages and the progress line."""
+    classes: list[str]
+    """Index = label."""
+    labels: np.ndarray
+    """[n] int64."""
+    ignored: int = 0
+    """Files passed over because they are no images."""
+    _cache: Any = None
+    """What this process keeps open or in memory to read quickly; another process makes its own."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_cache": None}
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """Names the image in messages; the same in every run."""
+
+    @abstractmethod
+    def read(self, index: int) -> Path | bytes | np.ndarray:
+        """A file to decode, encoded bytes, or pixels: [h, w, 3] or [h, w] uint8. Quickest in the order of the index.
+
+        Raises:
+            ImageError: this image cannot be read; names `key(index)`. What the bytes decode to is not checked here.
+        """
+
+    def first_per_class(self, count: int) -> Source:
+        """The same classes with at most `count` images each, the first ones in order."""
+        by_class = np.argsort(self.labels, kind="stable")
+        sorted_labels = self.labels[by_class]
+        rank = np.arange(len(self)) - np.searchsorted(sorted_labels, sorted_labels)
+        return _Selection(self, np.sort(by_class[rank < count]))
+
+
+class _Selection(Source):
+    def __init__(self, source: Source, kept: np.ndarray):
+        self.name, self.classes, self.ignored = source.name, source.classes, source.ignored
+        self.labels = source.labels[kept]
+        self._source = source
+        self._kept = kept
+
+    def key(self, index: int) -> str:
+        return self._source.key(int(self._kept[index]))
+
+    def read(self, index: int) -> Path | bytes | np.ndarray:
+        return self._source.read(int(self._kept[index]))
+
+
+def short_name(path: Path) -> str:
+    """The last part of a path, also of `.` and `..`."""
+    return os.path.basename(os.path.abspath(path)) or str(path)
+
+
+def map_bytes(path: Path) -> np.ndarray:
+    """The file as [size] uint8, read from disk when it is used.
+
+    Raises:
+        UserError: it cannot be read, or is empty.
+    """
+    try:
+        return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): fetch it again") from None
+    except ValueError:
+        raise UserError(f"{path} is empty: fetch it again") from None
+
+
+def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int], str]) -> list[str]:
+    """`names`, or where there are none the numbers from 0 to the largest label.
+
+    Raises:
+        UserError: an image whose label lies outside; `key` names it.
+    """
+    limit = MAX_UNNAMED_CLASSES if names is None else len(names)
+    outside = (labels < 0) | (labels >= limit)
+    if outside.any():
+        index = int(outside.argmax())
+        label = int(labels[index])
+        if label == UNLABELLED:
+            raise UserError(f"{key(index)} has label -1, which means unlabelled: choose a split that has labels")
+        raise UserError(f"{key(index)} has label {label}, outside 0 to {limit - 1}: correct the labels or their names")
+    return [str(label) for label in range(int(labels.max(initial=-1)) + 1)] if names is None else names

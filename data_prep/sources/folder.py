@@ -1,0 +1,33 @@
+"""Image folders: one sub-folder of image files per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastvarcon.data.image_folder import scan_image_folder
+from fastvarcon.data_prep.sources.base import Source, short_name
+from fastvarcon.errors import UserError
+
+
+class FolderSource(Source):
+    """ROOT/CLASS/**/*.jpg, or ROOT/SPLIT/CLASS/**/*.jpg if `split` is given.
+
+    Raises:
+        UserError: see `scan_image_folder`; or no sub-folder of the name of the split.
+    """
+
+    def __init__(self, root: Path, split: str | None):
+        if split is not None:
+            if not (root / split).is_dir():
+                raise UserError(f"{root} has no sub-folder {split}: choose another --split, or leave it out")
+            root = root / split
+        folder = scan_image_folder(root)
+        self.name = short_name(root)
+        self.classes, self.labels, self.ignored = folder.classes, folder.labels, folder.ignored
+        self._paths = [str(path) for path in folder.paths]  # a million strings pickle much faster than as many paths
+
+    def key(self, index: int) -> str:
+        return self._paths[index]
+
+    def read(self, index: int) -> Path:
+        return Path(self._paths[index])
