@@ -1,0 +1,129 @@
+"""Lists the samples of one WebDataset shard without reading their images."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastvarcon.data.image_folder import IMAGE_SUFFIXES
+from fastvarcon.data_prep.sources.base import map_bytes
+from fastvarcon.errors import UserError
+
+MEMBER_NAME = re.compile(r"(?P<key>(.*/)?[^./]+)\.(?P<field>[^/]+)", re.DOTALL)
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""How gzip, bzip2, xz and zstandard files begin."""
+INTEGER = re.compile(rb"\s*-?\d{1,18}\s*")
+
+
+@dataclass
+class TarSamples:
+    """One entry per sample, in the order of their first members."""
+
+    members: list[str] = field(default_factory=list)
+    """Names of the images."""
+    offsets: list[int] = field(default_factory=list)
+    """Byte of the shard at which the image begins."""
+    sizes: list[int] = field(default_factory=list)
+    """Bytes."""
+    labels: list[int] = field(default_factory=list)
+    ignored: int = 0
+    """Members that belong to no sample."""
+
+
+class _Part(NamedTuple):
+    member: str
+    offset: int
+    size: int
+
+    def of(self, content: np.ndarray) -> bytes:
+        return content[self.offset : self.offset + self.size].tobytes()
+
+
+def list_samples(path: Path) -> TarSamples:
+    """Every sample with its label.
+
+    Raises:
+        UserError: a file that is compressed, truncated or damaged; a sample without image or label.
+    """
+    content = map_bytes(path)
+    if content[:6].tobytes().startswith(COMPRESSED):
+        raise UserError(
+            f"{path} is compressed: unpack it first, to a .tar if it is a shard; images gain nothing from it"
+        )
+    listed = TarSamples()
+    samples: dict[str, dict[str, _Part]] = {}
+    for member in _members(path, content):
+        name = MEMBER_NAME.fullmatch(member.name)
+        if name is None:
+            listed.ignored += 1
+            continue
+        parts = samples.setdefault(name["key"], {})
+        if name["field"].lower() in parts:
+            raise UserError(f"{path} holds {member.name} twice: give every sample a name of its own")
+        parts[name["field"].lower()] = _Part(member.name, member.offset_data, member.size)
+    for key, parts in samples.items():
+        images = [part for name, part in parts.items() if f".{name}" in IMAGE_SUFFIXES]
+        if not images and "cls" not in parts:
+            listed.ignored += len(parts)
+            continue
+        if len(images) != 1:
+            raise UserError(f"{path} sample {key} has {len(images)} images ({', '.join(parts)}): a sample needs one")
+        listed.members.append(images[0].member)
+        listed.offsets.append(images[0].offset)
+        listed.sizes.append(images[0].size)
+        listed.labels.append(_label(path, key, parts, content))
+    return listed
+
+
+def _members(path: Path, content: np.ndarray) -> Iterator[tarfile.TarInfo]:
+    """The files in the shard. Whether each lies within it, and the end mark at its end, is checked."""
+    end = 0
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep every one of millions
+                if member.offset < end or not 0 <= member.size <= content.size - member.offset_data:
+                    raise _damaged(path, member.offset)
+                end = member.offset_data + member.size
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise UserError(
+                        f"{path} member {member.name} is a link or no plain file: write the shard without such"
+                    )
+                yield member
+            end = tar.offset
+    except UserError:
+        raise
+    except Exception as error:  # damaged headers fail in any way
+        raise UserError(f"{path} is not a whole tar file ({error}): fetch it again") from None
+    if content.size - end < tarfile.BLOCKSIZE or content[end:].any():
+        raise _damaged(path, end)
+
+
+def _damaged(path: Path, offset: int) -> UserError:
+    return UserError(f"{path} is not a whole tar file (truncated or damaged at byte {offset}): fetch it again")
+
+
+def _label(path: Path, key: str, parts: dict[str, _Part], content: np.ndarray) -> int:
+    if "cls" in parts:
+        text = parts["cls"].of(content)
+        if INTEGER.fullmatch(text):
+            return int(text)
+        raise UserError(f"{path} member {parts['cls'].member} is not an integer: write the label in digits")
+    if "json" in parts:
+        try:
+            label = json.loads(parts["json"].of(content))["label"]
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            label = None
+        if type(label) is int and abs(label) < 2**63:
+            return label
+        raise UserError(f'{path} member {parts["json"].member} has no integer "label": add one, or a {key}.cls')
+    raise UserError(f'{path} sample {key} has no label: add {key}.cls, or {key}.json with an integer "label"')
