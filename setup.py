@@ -34,8 +34,9 @@ setup(
     extras_require={
         "dali": [f"nvidia-dali-cuda120{LINUX}"],
         "ffcv": [f"ffcv>=1.0{LINUX}", f"setuptools{LINUX}"],  # ffcv imports distutils, which Python 3.12 dropped
+        "parquet": ["pyarrow>=18"],
         "timm": ["timm"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "setuptools>=77", "wheel"],
+        "dev": ["pyarrow>=18", "pytest>=8", "hypothesis>=6", "ruff>=0.6", "setuptools>=77", "wheel"],
     },
     entry_points={"console_scripts": ["fastvarcon = fastvarcon.cli:main"]},
 )
