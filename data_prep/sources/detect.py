@@ -1,0 +1,70 @@
+"""Which kind of data set lies at a path, by the names of its files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastvarcon.data.image_folder import IMAGE_SUFFIXES
+from fastvarcon.data_prep.sources import cifar, idx, shards
+from fastvarcon.errors import UserError
+
+KIND_OF_SUFFIX = {**dict.fromkeys(IMAGE_SUFFIXES, "folder"), ".parquet": "parquet", ".tar": "webdataset"}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def detect_kind(path: Path) -> str:
+    """The `kind` of `open_source`.
+
+    Raises:
+        UserError: nothing there, nothing that fits, or several kinds that do.
+    """
+    if path.is_dir():
+        kinds = _kinds_in(path)
+    elif path.exists() or shards.is_pattern(path):
+        kinds = {_kind_of_file(path.name)} - {None, "folder"}
+    else:
+        raise UserError(f"{path} does not exist: give a folder with one sub-folder of images per class, or a data set")
+    if len(kinds) > 1:
+        raise UserError(f"{path} can be read as {' or '.join(sorted(kinds))}: say which with --source")
+    if not kinds:
+        raise UserError(
+            f"{path} holds nothing that is known (one sub-folder of images per class, CIFAR batches, IDX files, "
+            "*.parquet, *.tar): correct the path, or say what it is with --source"
+        )
+    return kinds.pop()
+
+
+def _kind_of_file(name: str) -> str | None:
+    if idx.NAME.fullmatch(name):
+        return "idx"
+    if name.lower().endswith(COMPRESSED):
+        return "webdataset"  # which says what to do about it
+    return KIND_OF_SUFFIX.get(os.path.splitext(name)[1].lower())
+
+
+def _kinds_in(folder: Path) -> set[str]:
+    files, folders = _entries(folder)
+    kinds = {_kind_of_file(name) for name in files} - {None, "folder"}  # loose images are in no class
+    if any(set(layout.files) <= files for layout in cifar.LAYOUTS):
+        kinds.add("cifar")
+    return kinds | {_first_kind_below(folder / name) for name in folders} - {None}
+
+
+def _first_kind_below(folder: Path) -> str | None:
+    """By the first file that says something: class folders are large."""
+    files, folders = _entries(folder)
+    kinds = (_kind_of_file(name) for name in sorted(files))
+    below = (_first_kind_below(folder / name) for name in sorted(folders) if not (folder / name).is_symlink())
+    return next((kind for found in (kinds, below) for kind in found if kind), None)
+
+
+def _entries(folder: Path) -> tuple[set[str], set[str]]:
+    """Names of the files and of the folders, without hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror})") from None
+    folders = {entry.name for entry in shown if entry.is_dir()}
+    return {entry.name for entry in shown} - folders, folders
