@@ -23,6 +23,7 @@ setup(
         "numba>=0.60",
         "numpy>=1.26",
         "pillow>=10",
+        "simplejpeg>=1.8",  # libjpeg-turbo in a wheel: decodes into our buffers without the GIL
         "tyro>=0.9",
         "rich>=13",
         "scikit-learn>=1.4",

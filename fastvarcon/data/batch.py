@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +53,23 @@ class ImageBatch:
         return ImageBatch(**{f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     @staticmethod
-    def empty(heights: np.ndarray, widths: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> ImageBatch:
-        """A host batch of the given sizes, images packed one after another, pixels not yet written."""
+    def empty(
+        heights: np.ndarray,
+        widths: np.ndarray,
+        labels: np.ndarray,
+        ids: np.ndarray,
+        allocate: Callable[[int], Tensor] | None = None,
+    ) -> ImageBatch:
+        """A host batch of the given sizes, images packed one after another, pixels not yet written.
+
+        `allocate(n)` gives a flat uint8 buffer of n bytes or more; default: a new one.
+        """
         row_stride = 3 * widths.astype(np.int64)
         sizes = row_stride * heights
         ends = np.cumsum(sizes)
+        total = int(ends[-1]) if len(ends) else 0
         return ImageBatch(
-            pixels=torch.empty(int(ends[-1]) if len(ends) else 0, dtype=torch.uint8),
+            pixels=torch.empty(total, dtype=torch.uint8) if allocate is None else allocate(total),
             offset=torch.from_numpy(ends - sizes),
             height=torch.from_numpy(heights.astype(np.int32)),
             width=torch.from_numpy(widths.astype(np.int32)),
@@ -69,11 +79,16 @@ class ImageBatch:
         )
 
     @staticmethod
-    def from_images(images: Sequence[np.ndarray], labels: np.ndarray, ids: np.ndarray) -> ImageBatch:
+    def from_images(
+        images: Sequence[np.ndarray],
+        labels: np.ndarray,
+        ids: np.ndarray,
+        allocate: Callable[[int], Tensor] | None = None,
+    ) -> ImageBatch:
         """Pack [height, width, 3] uint8 arrays."""
         heights = np.array([image.shape[0] for image in images], dtype=np.int64)
         widths = np.array([image.shape[1] for image in images], dtype=np.int64)
-        batch = ImageBatch.empty(heights, widths, np.asarray(labels), np.asarray(ids))
+        batch = ImageBatch.empty(heights, widths, np.asarray(labels), np.asarray(ids), allocate)
         for index, image in enumerate(images):
             batch.image(index).numpy()[...] = image
         return batch

@@ -6,7 +6,9 @@ Layout, all little-endian (facts from ffcv 1.0: types.py, writer.py, fields/):
     fields      1041 B x  type id, name, 1024 bytes of arguments; ours are `image` (type 2) and `label` (type 1)
     samples     24 B x    per sample: mode (0 jpg, 1 raw), width, height, pointer; label (C-aligned as numpy aligns it)
     data                  records; none crosses a boundary of the page size, counted from the start of the file
-    extra                 ours: JSON with the class names; found through the image field's arguments, which ffcv ignores
+    hashes      8 B x     ours: 64-bit content hash of every record
+    extra                 ours: JSON with the class names and the place of the hashes; found through the image field's
+                          arguments, which ffcv ignores
     allocations 24 B x    sample id, pointer, size of every record, up to the end of the file
 
 Every offset and size is checked against the file before it is used.
@@ -15,6 +17,7 @@ Every offset and size is checked against the file before it is used.
 from __future__ import annotations
 
 import json
+import mmap
 import zlib
 from pathlib import Path
 
@@ -69,6 +72,7 @@ class Beton:
         widths, heights: [n] int32, pixels.
         modes: [n] uint8, JPG or RAW.
         sizes: [n] int64, bytes of each stored record.
+        hashes: [n] uint64, content hash of each record as it was written; None in files written by ffcv.
         classes: class names, index = label.
         extra: what the converter recorded about itself; empty for files written by ffcv.
 
@@ -79,7 +83,7 @@ class Beton:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         try:
-            self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r").view(np.ndarray)
+            self._map = np.memmap(self.path, dtype=np.uint8, mode="r")
         except FileNotFoundError:
             raise BetonError(
                 f"{self.path} does not exist: make it with `fastvarcon convert IMAGE_FOLDER {self.path}`"
@@ -93,10 +97,12 @@ class Beton:
             raise BetonError(f"{self.path} cannot be read ({error.strerror or error})") from None
         except ValueError:
             raise BetonError(f"{self.path} is not a .beton file: it is empty") from None
+        self._bytes = self._map.view(np.ndarray)
         self._read_header()
         self._read_samples()
         self._read_allocations()
         self._read_extra()
+        self._read_hashes()
         self._check_labels()
 
     def __len__(self) -> int:
@@ -116,6 +122,22 @@ class Beton:
     def name(self, index: int) -> str:
         """How to name a record in a message."""
         return f"{self.path} record {index}"
+
+    def pointer(self, index: int) -> int:
+        """Byte of the file at which a record starts."""
+        return int(self._pointers[index])
+
+    def will_need(self, first: int, last: int) -> None:
+        """Ask the system to read records first..last - 1 ahead, in one sequential go."""
+        starts = self._pointers[first:last]
+        if len(starts) and hasattr(mmap, "MADV_WILLNEED"):
+            ends = starts + self.sizes[first:last].astype(np.uint64)
+            start = int(starts.min()) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map._mmap.madvise(mmap.MADV_WILLNEED, start, int(ends.max()) - start)
+
+    def close(self) -> None:
+        """Unmap the file, as soon as no record of it is held. May be called twice."""
+        self._map = self._bytes = np.empty(0, dtype=np.uint8)
 
     # ---- reading, in file order ------------------------------------------------------------------------------------
 
@@ -141,7 +163,7 @@ class Beton:
             raise self._fail(f"{num_fields} fields")
         if self._num_samples == 0:
             raise self._fail("it holds no samples")
-        self._fields = self._table("the field list", FIELD, num_fields, HEADER.itemsize)
+        self._fields = self._table("the field list", FIELD, num_fields, HEADER.itemsize).copy()
 
     def _read_samples(self) -> None:
         types = [int(t) for t in self._fields["type_id"]]
@@ -216,8 +238,24 @@ class Beton:
             raise self._fail(
                 f"it was written with {self.extra['num_samples']} samples, its header says {self._num_samples}"
             )
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        shard = self.extra.get("shard", [1, 1])
+        listed = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if not listed or not (isinstance(shard, list) and [type(part) for part in shard] == [int, int]):
             raise self._fail("the class list is damaged")
+
+    def _read_hashes(self) -> None:
+        self.hashes = None
+        if "hashes" not in self.extra:
+            return
+        place = self.extra["hashes"]
+        try:
+            start, crc32 = (int(place[key]) for key in ("pointer", "crc32"))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise self._fail("the content hashes are damaged") from None
+        table = self._table("the list of content hashes", np.dtype(np.uint8), 8 * self._num_samples, start).tobytes()
+        if zlib.crc32(table) != crc32:
+            raise self._fail("the content hashes are damaged")
+        self.hashes = np.frombuffer(table, dtype="<u8").astype(np.uint64)
 
     def _check_labels(self) -> None:
         top = int(self.labels.max())

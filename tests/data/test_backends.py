@@ -55,7 +55,7 @@ def test_record_of_another_size_than_its_entry(image_folder, tmp_path):
 
 
 def test_unknown_backend_lists_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match="cpu, folder"):
+    with pytest.raises(UserError, match="choose from cpu, resident, nvjpeg, dali, ffcv, folder"):
         open_backend("lmdb", tmp_path, 1)
 
 

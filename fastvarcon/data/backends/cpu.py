@@ -1,57 +1,73 @@
-"""Backend cpu: .beton records decoded by a pool of threads, straight into one ragged buffer."""
+"""Backend cpu: records decoded by a pool of threads, straight from the mapped file into one ragged buffer."""
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
-from fastvarcon.data.beton import RAW, Beton
-from fastvarcon.data.decode import ImageError, decode_rgb
+from fastvarcon.data.beton import RAW
+from fastvarcon.data.decode import ImageError, decode_jpeg_into
+from fastvarcon.data.records import open_records
 
 
 class CpuBackend:
     name = "cpu"
 
-    def __init__(self, path: Path, workers: int):
-        self._beton = Beton(path)
-        self.classes = self._beton.classes
-        self.labels = self._beton.labels
-        self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastvarcon-decode")
+    def __init__(self, path: Path, options: BackendOptions):
+        self.records = open_records(path)
+        self.classes = self.records.classes
+        self.labels = self.records.labels
+        self.fingerprint = self.records.fingerprint
+        self._workers = options.workers
+        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")
 
     def __len__(self) -> int:
-        return len(self._beton)
+        return len(self.records)
 
-    @property
-    def fingerprint(self) -> str:
-        return self._beton.fingerprint
+    def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
+        records = self.records
+        batch = ImageBatch.empty(records.heights[ids], records.widths[ids], self.labels[ids], ids, allocate)
+        pixels = batch.pixels.numpy()
+        offsets = batch.offset.tolist()
+        slots = itertools.count()  # shared by the workers: whoever is free takes the next image, so none ends late
 
-    def fetch(self, ids: np.ndarray) -> ImageBatch:
-        beton = self._beton
-        batch = ImageBatch.empty(beton.heights[ids], beton.widths[ids], self.labels[ids], ids)
-        parts = np.array_split(np.arange(len(ids)), min(self._workers, max(1, len(ids))))
-        for part in [self._pool.submit(self._decode, ids, slots, batch) for slots in parts]:
-            part.result()
+        def work() -> None:
+            while (slot := next(slots)) < len(ids):
+                self._decode(int(ids[slot]), pixels, offsets[slot])
+
+        self._run(work, min(self._workers, len(ids)))
         return batch
 
-    def _decode(self, ids: np.ndarray, slots: np.ndarray, batch: ImageBatch) -> None:
-        for slot in slots:
-            index = int(ids[slot])
-            target = batch.image(int(slot)).numpy()
-            record = self._beton.record(index)
-            if self._beton.modes[index] == RAW:
-                target[...] = np.frombuffer(record, dtype=np.uint8).reshape(target.shape)
-                continue
-            image = decode_rgb(record, self._beton.name(index))
-            if image.shape != target.shape:
-                raise ImageError(
-                    f"{self._beton.name(index)}: decodes to {image.shape[:2]} pixels, its entry says "
-                    f"{target.shape[:2]}: convert the images again"
-                )
-            target[...] = image
+    def _run(self, work, copies: int) -> None:
+        """Run `work` in so many threads; return when all are through, then raise what the first of them raised."""
+        if copies <= 1:
+            return work()
+        errors = [future.exception() for future in [self._pool.submit(work) for _ in range(copies)]]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def _decode(self, sample: int, pixels: np.ndarray, offset: int) -> None:
+        records = self.records
+        height, width = int(records.heights[sample]), int(records.widths[sample])
+        target = pixels[offset : offset + 3 * height * width]
+        record = records.record(sample)
+        if records.modes[sample] == RAW:
+            target[...] = np.frombuffer(record, dtype=np.uint8)
+            return
+        try:
+            decode_jpeg_into(record, target.reshape(height, width, 3), records.name(sample))
+        except ImageError as error:
+            raise ImageError(str(error), sample) from None
+
+    def will_need(self, first: int, last: int) -> None:
+        self.records.will_need(first, last)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self.records.close()

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
+from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
-from fastvarcon.data.decode import decode_rgb
+from fastvarcon.data.decode import ImageError, decode_rgb
 from fastvarcon.data.image_folder import scan_image_folder
 
 
 class FolderBackend:
     name = "folder"
 
-    def __init__(self, path: Path, workers: int):
+    def __init__(self, path: Path, options: BackendOptions):
         folder = scan_image_folder(path)
         self.classes = folder.classes
         self.labels = folder.labels
         self._paths = folder.paths
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastvarcon-decode")
+        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -34,10 +35,18 @@ class FolderBackend:
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def fetch(self, ids: np.ndarray) -> ImageBatch:
-        paths = [self._paths[i] for i in ids]
-        images = list(self._pool.map(decode_rgb, paths, map(str, paths)))
-        return ImageBatch.from_images(images, self.labels[ids], ids)
+    def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
+        images = list(self._pool.map(self._read, ids.tolist()))
+        return ImageBatch.from_images(images, self.labels[ids], ids, allocate)
+
+    def _read(self, sample: int) -> np.ndarray:
+        try:
+            return decode_rgb(self._paths[sample], str(self._paths[sample]))
+        except ImageError as error:
+            raise ImageError(str(error), sample) from None
+
+    def will_need(self, first: int, last: int) -> None:
+        """Separate files are left to the system."""
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

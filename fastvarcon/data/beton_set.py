@@ -1,0 +1,91 @@
+"""Several .beton files as one dataset, in the order of their names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastvarcon.data.beton import Beton
+from fastvarcon.errors import UserError
+
+
+class BetonSet:
+    """The shards of one dataset behind the interface of `records.Records`; sample ids run through all of them.
+
+    Raises:
+        UserError: a file that cannot be read, other classes than those of the first, a missing or repeated shard.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        with contextlib.ExitStack() as opened:
+            self._files: list[Beton] = []
+            for path in paths:
+                self._files.append(Beton(path))
+                opened.callback(self._files[-1].close)
+            self._check_classes()
+            check_shards(self._files)
+            opened.pop_all()
+        self.classes = self._files[0].classes
+        self._starts = np.cumsum([0, *map(len, self._files)])
+        for table in ("labels", "heights", "widths", "modes", "sizes"):
+            setattr(self, table, np.concatenate([getattr(file, table) for file in self._files]))
+        hashes = [file.hashes for file in self._files]
+        self.hashes = None if any(part is None for part in hashes) else np.concatenate(hashes)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256("\n".join(file.fingerprint for file in self._files).encode()).hexdigest()
+
+    def record(self, index: int) -> memoryview:
+        file, row = self._locate(index)
+        return file.record(row)
+
+    def name(self, index: int) -> str:
+        file, row = self._locate(index)
+        return file.name(row)
+
+    def will_need(self, first: int, last: int) -> None:
+        for file, start in zip(self._files, self._starts[:-1], strict=True):
+            file.will_need(max(0, first - start), max(0, min(last - start, len(file))))
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def _locate(self, index: int) -> tuple[Beton, int]:
+        slot = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._files[slot], int(index - self._starts[slot])
+
+    def _check_classes(self) -> None:
+        first = self._files[0]
+        for file in self._files[1:]:
+            if file.classes != first.classes:
+                raise UserError(
+                    f"{file.path} has other classes than {first.path}: they are not shards of one dataset, "
+                    "convert them with --shard i/n or name one file"
+                )
+
+
+def check_shards(files: Sequence[Beton]) -> None:
+    """Raise UserError if the files are parts of a `--shard i/n` conversion of which one is missing or there twice."""
+    shards = [file.extra.get("shard") for file in files]
+    if not any(shards):
+        return
+    counts = {shard[1] if shard else None for shard in shards}
+    if len(counts) > 1:
+        raise UserError(f"{files[0].path} and the others are shards of different conversions: name those of one")
+    (count,) = counts
+    numbers = [shard[0] for shard in shards]
+    for number in range(1, count + 1):
+        if numbers.count(number) != 1:
+            state = "missing" if number not in numbers else "there more than once"
+            raise UserError(
+                f"shard {number}/{count} is {state} beside {files[0].path}: convert it with --shard {number}/{count}"
+            )
