@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from fastvarcon.config import BackendName
 from fastvarcon.errors import UserError, exits_cleanly
 from fastvarcon.machine import available_cores
 
@@ -85,8 +86,8 @@ class EvalData:
     """Labelled images that the probe learns from or that vote; default: those of the run."""
     val: Path | None = None
     """Held-out labelled images that are scored; default: those of the run."""
-    backend: Literal["cpu", "folder"] | None = None
-    """Data backend; default: that of the run."""
+    backend: BackendName | None = None
+    """Data backend; default: that of the run (for resident: cpu, as every image is read once)."""
     workers: int = 0
     """Decoding threads; 0 = one per core."""
 
@@ -128,7 +129,7 @@ def evaluate(
             run=run,
             train=train,
             val=val,
-            backend=data.backend or settings.backend,
+            backend=data.backend or {"resident": "cpu"}.get(settings.backend, settings.backend),
             workers=data.workers or available_cores(),
             seed=seed,
             command=shlex.join(["fastvarcon", *sys.argv[1:]]),

@@ -16,16 +16,23 @@ from typing import Literal
 from fastvarcon.errors import UserError
 
 Triple = tuple[float, float, float]
+BackendName = Literal["cpu", "resident", "nvjpeg", "dali", "ffcv", "folder"]
 
 
 @dataclass
 class DataConfig:
     train: Path | None = None
-    """Training images: a .beton file made by `fastvarcon convert` (backend cpu) or an image folder (backend folder)."""
+    """Training images: a .beton file, a pattern of its shards ("train-*.beton") or a folder of tar shards, all made by
+    `fastvarcon convert`; for backend folder an image folder."""
     val: Path | None = None
     """Held-out images of the same classes, for the accuracy curve during training and for `fastvarcon eval`."""
-    backend: Literal["cpu", "folder"] = "cpu"
-    """cpu: .beton, decoded once per image by threads. folder: an image folder read directly, the slow reference."""
+    backend: BackendName = "cpu"
+    """Who decodes, once per image. cpu: threads. resident: decodes all before the first step and keeps it in memory.
+    nvjpeg: the GPU. dali: a DALI pipeline. ffcv: ffcv's own loader. folder: PIL, the slow reference."""
+    keep: Literal["auto", "device", "pinned", "shared"] = "auto"
+    """Backend resident: where the decoded images lie. shared: one host copy for all processes of a machine."""
+    on_bad_image: Literal["stop", "replace"] = "stop"
+    """What a broken image does: end the run, or be replaced by the next image of its class and reported."""
     policy: Literal["simaugment", "simclr", "crop-flip", "crop"] = "simaugment"
     """Augmentation. simaugment is the SupCon/VarCon recipe: crop .2-1, flip, colour jitter, grey."""
     num_views: int = 2
@@ -42,6 +49,22 @@ class DataConfig:
     """Decoding threads per process; 0 = an even share of the cores for each process of this machine."""
     prefetch: int = 2
     """Batches prepared ahead. Two hide the jitter of decoding; more only costs memory."""
+    prefetch_mb: int = 1024
+    """MB of prepared views at most; one batch is always prepared."""
+
+
+@dataclass
+class SamplingConfig:
+    order: Literal["shuffle", "block"] = "shuffle"
+    """shuffle: a uniform permutation every epoch. block: for files larger than memory, sequential reads of blocks in
+    random order, mixed within a window."""
+    block_mb: int = 16
+    """Order block: MB read in one go; enough to hide the seek of a disk or a network file system."""
+    window_mb: int = 1024
+    """Order block: MB of the file that are mixed together. The page cache holds two windows."""
+    per_class: int = 0
+    """Images that every class present in a batch has in it (or a multiple); 0 = whatever chance brings. The global
+    batch must be a multiple of it."""
 
 
 @dataclass
@@ -120,10 +143,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     out: Path = Path("runs/default")
     """Run folder. The same command on the same folder resumes; a different configuration is refused."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def validate(self) -> None:
         """Raise UserError, naming the flag, for every value that no run could work with."""
-        data, model, loss, train = self.data, self.model, self.loss, self.train
+        data, sampling, model, loss, train = self.data, self.sampling, self.model, self.loss, self.train
         rules = [
             (data.train is not None, "--data.train is missing: give the file that `fastvarcon convert` wrote"),
             (data.num_views >= 1, f"--data.num-views must be at least 1, got {data.num_views}"),
@@ -135,6 +159,22 @@ class Config:
             (min(data.std) > 0, f"--data.std must be positive, got {data.std}"),
             (data.workers >= 0, f"--data.workers must be 0 (all cores) or more, got {data.workers}"),
             (data.prefetch >= 1, f"--data.prefetch must be at least 1, got {data.prefetch}"),
+            (data.prefetch_mb >= 1, f"--data.prefetch-mb must be at least 1, got {data.prefetch_mb}"),
+            (
+                1 <= sampling.block_mb <= sampling.window_mb,
+                f"--sampling.block-mb ({sampling.block_mb}) must lie between 1 and --sampling.window-mb "
+                f"({sampling.window_mb})",
+            ),
+            (sampling.per_class >= 0, f"--sampling.per-class must be 0 or more, got {sampling.per_class}"),
+            (
+                sampling.per_class == 0 or sampling.order == "shuffle",
+                "--sampling.per-class has an order of its own: leave --sampling.order at shuffle",
+            ),
+            (
+                sampling.per_class == 0 or train.global_batch % sampling.per_class == 0,
+                f"--train.global-batch ({train.global_batch}) must be a multiple of --sampling.per-class "
+                f"({sampling.per_class})",
+            ),
             (model.width > 0, f"--model.width must be positive, got {model.width}"),
             (
                 model.head_dim >= 1 and model.head_hidden >= 0,

@@ -21,6 +21,8 @@ MAY_DIFFER = frozenset(
         "data.val",
         "data.workers",
         "data.prefetch",
+        "data.prefetch_mb",
+        "data.keep",
         "train.threads",
         "train.log_every",
         "train.val_every",

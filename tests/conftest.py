@@ -91,3 +91,16 @@ def run_ranks(run_python):
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def file_handles():
+    """Counts the open files and mapped dataset files of this process."""
+
+    def count() -> int:
+        maps = Path("/proc/self/maps").read_text().count(".beton")
+        return len(os.listdir("/proc/self/fd")) + maps
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("no /proc")
+    return count

@@ -1,8 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from fastvarcon.config import Config, DataConfig
+from fastvarcon.config import Config, DataConfig, SamplingConfig
 from fastvarcon.errors import UserError
 
 
@@ -66,3 +67,18 @@ def test_imagenet_recipe_is_the_stated_one():
         2,
     )
     assert (config.train.global_batch, config.loss.tau1, config.loss.eps) == (4096, 0.1, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"block_mb": 8, "window_mb": 4}, "--sampling.window-mb"),
+        ({"per_class": -1}, "--sampling.per-class must be 0"),
+        ({"per_class": 2, "order": "block"}, "leave --sampling.order"),
+        ({"per_class": 3}, "must be a multiple"),
+    ],
+)
+def test_sampling_that_no_run_could_use(values, message):
+    config = Config(DataConfig(train=Path("a")), sampling=SamplingConfig(**values))
+    with pytest.raises(UserError, match=message):
+        config.validate()

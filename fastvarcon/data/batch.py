@@ -45,12 +45,22 @@ class ImageBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> ImageBatch:
-        """Page-locked copy, from which copies to the GPU run asynchronously."""
-        return self._map(Tensor.pin_memory)
-
     def _map(self, function) -> ImageBatch:
         return ImageBatch(**{f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    def packed(self, allocate: Callable[[int], Tensor]) -> ImageBatch:
+        """The same images of a host batch, copied one after another into a buffer from `allocate`."""
+        sizes = self.height.numpy(), self.width.numpy()
+        batch = ImageBatch.empty(*sizes, self.labels.numpy(), self.ids.numpy(), allocate)
+        for index in range(len(self)):
+            batch.image(index).copy_(self.image(index))
+        return batch
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of `pixels` up to the end of the last image."""
+        ends = self.offset + self.height.long() * self.row_stride
+        return int(ends.max()) if len(self) else 0
 
     @staticmethod
     def empty(

@@ -6,12 +6,7 @@ the world size or on where it was resumed.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import dataclasses
-import queue
-import threading
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +18,12 @@ from fastvarcon import kernels
 from fastvarcon.data import augment, sampling
 from fastvarcon.data.backends import Backend
 from fastvarcon.data.batch import ImageBatch
+from fastvarcon.data.buffers import BufferPool
+from fastvarcon.data.producer import Producer
 from fastvarcon.errors import UserError
+
+PAD = -1
+"""Id and label of a row that only fills up a batch. Its weight is 0: losses and scores ignore negative labels."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,23 @@ class ViewSpec:
 class Loader:
     """Iterates `(views, labels, ids)` of this rank up to the end of the epoch.
 
-    An iteration starts where the last one stopped, so after a `break` it delivers the rest of the epoch; `set_epoch`
-    goes to the first step of one. One iteration runs at a time: a new one, `set_epoch` or `close` ends the one under
-    way.
-
     views: [V * B, 3, size, size] in the compute dtype on `device`, channels_last, view-major (row v * B + b);
     labels, ids: [B] int64 on `device`. B is the rank's share of the global batch.
 
-    Use it as a context manager, or call `close`. Leaving an epoch early leaks no thread.
+    An iteration starts where the last one stopped, so after a `break` it delivers the rest of the epoch; `set_epoch`
+    goes to the first step of one. One iteration runs at a time: a new one, `set_epoch` or `close` ends the one under
+    way. Use it as a context manager, or call `close`. Leaving an epoch early leaks no thread.
+
+    Args:
+        global_batch: images of all ranks in a step.
+        train: shuffled, last short batch dropped. Otherwise dataset order, every sample once.
+        subset: ids of the samples to use; default all.
+        order: another order of sampling.py, over positions of `subset` where one is given.
+        prefetch, prefetch_bytes: batches made ahead at most, and the bytes of their views.
+        epochs: number of epochs that will be asked for. Up to that the next one is begun while the last batches of
+            this one are used; by default every epoch starts with an empty queue.
+        pad: fill a short last batch up to the full size with rows of id and label PAD, so that every rank has the
+            same number of rows in every step and each sample counts once.
 
     Raises:
         UserError: a global batch that exceeds the dataset or that the ranks cannot share.
@@ -69,13 +78,19 @@ class Loader:
         world_size: int = 1,
         train: bool = True,
         subset: np.ndarray | None = None,
+        order: sampling.Order | None = None,
         device: torch.device | str = "cpu",
         prefetch: int = 2,
+        prefetch_bytes: int = 1 << 30,
+        epochs: int | None = None,
+        pad: bool = False,
     ):
         self.backend, self.spec, self.device = backend, spec, torch.device(device)
         self.global_batch, self.seed, self.rank, self.world_size = global_batch, seed, rank, world_size
-        self.train, self.subset, self.prefetch = train, subset, prefetch
-        self.num_samples = len(backend) if subset is None else len(subset)
+        self.train, self.subset, self.epochs, self.pad = train, subset, epochs, pad
+        self.prefetch, self.prefetch_bytes = prefetch, prefetch_bytes
+        self.order = order or sampling.Shuffle(len(backend) if subset is None else len(subset), shuffle=train)
+        self.num_samples = len(self.order)
         if global_batch < 1:
             raise UserError(f"the global batch must be at least 1 image, got {global_batch}")
         sampling.local_batch_size(global_batch, world_size)
@@ -85,8 +100,11 @@ class Loader:
                 "lower --train.global-batch"
             )
         self._epoch, self._step = 0, 0
-        self._producer: _Producer | None = None
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._producer: Producer | None = None
+        self._produced: tuple[int, int] | None = None  # position of the producer's next item; None while iterating
+        on_gpu = self.device.type == "cuda"
+        self._stream = torch.cuda.Stream(self.device) if on_gpu else None
+        self._buffers = BufferPool(count=2 if on_gpu else 1, pinned=on_gpu)
 
     def __len__(self) -> int:
         """Steps in a whole epoch."""
@@ -94,8 +112,7 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from its first step, that the next iteration delivers. Ends an iteration under way."""
-        self._stop_producer()
-        self._epoch, self._step = epoch, 0
+        self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, int]:
         """Position after the batches handed out so far."""
@@ -107,14 +124,17 @@ class Loader:
             raise UserError(
                 f"the position was saved with a global batch of {state['global_batch']}, not {self.global_batch}"
             )
-        self._stop_producer()
-        self._epoch, self._step = state["epoch"], state["step"]
+        self._go_to(state["epoch"], state["step"])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        self._stop_producer()
-        producer = self._producer = _Producer(self._batches(self._epoch, self._step), self.prefetch)
+        self._go_to(self._epoch, self._step)
+        if self._producer is None:
+            items = self._batches(self._epoch, self._step)
+            self._producer = Producer(items, self.prefetch, self.prefetch_bytes)
+        producer, self._produced = self._producer, None
         try:
-            for views, labels, ids, ready in producer:
+            for _ in range(self._step, len(self)):
+                views, labels, ids, ready = producer.get()
                 if ready is not None:  # made on the side stream: order it before the consumer's work
                     current = torch.cuda.current_stream(self.device)
                     current.wait_event(ready)
@@ -123,8 +143,11 @@ class Loader:
                 self._step += 1
                 yield views, labels, ids
             self._epoch, self._step = self._epoch + 1, 0
+            if self.epochs is not None and self._epoch < self.epochs:
+                self._produced = (self._epoch, 0)
         finally:
-            producer.stop()
+            if producer is self._producer and self._produced is None:
+                self._stop_producer()
 
     def __enter__(self) -> Loader:
         return self
@@ -133,21 +156,57 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Stop the background thread. The backend stays open: it belongs to whoever opened it."""
+        """Stop the background thread and free the buffers. The backend stays open: it belongs to whoever opened it."""
         self._stop_producer()
+        self._buffers.clear()
+
+    def _go_to(self, epoch: int, step: int) -> None:
+        if self._produced != (epoch, step):
+            self._stop_producer()
+        self._epoch, self._step = epoch, step
 
     def _stop_producer(self) -> None:
         if self._producer is not None:
             self._producer.stop()
-            self._producer = None
+        self._producer = self._produced = None
 
-    def _batches(self, epoch: int, first_step: int):
-        order = sampling.epoch_order(self.num_samples, self.seed, epoch, shuffle=self.train)
-        order = order if self.subset is None else self.subset[order]
-        for step in range(first_step, len(self)):
-            ids = sampling.batch_ids(order, step, self.global_batch, self.world_size, self.rank)
-            batch = self.backend.fetch(ids)
-            yield self._make_views(batch, self._table(batch, epoch))
+    # ---- in the background thread ----------------------------------------------------------------------------------
+
+    def _batches(self, epoch: int, step: int):
+        """Batches from a position on, to the end of its epoch or, if their number is known, of the last one."""
+        while True:
+            order = self.order.epoch(self.seed, epoch)
+            reads = [read for read in self.order.reads(self.seed, epoch) if read.until > step * self.global_batch]
+            while step < len(self):
+                while reads and reads[0].at < (step + 1) * self.global_batch:
+                    for first, last in reads.pop(0).ranges:
+                        self.backend.will_need(first, last)
+                yield self._batch(order, epoch, step)
+                step += 1
+            epoch, step = epoch + 1, 0
+            if self.epochs is None or epoch >= self.epochs:
+                return
+
+    def _batch(self, order: np.ndarray, epoch: int, step: int):
+        ids = sampling.batch_ids(order, step, self.global_batch, self.world_size, self.rank)
+        padding = 0
+        if self.pad:
+            padding = self.global_batch // self.world_size - len(ids)
+            ids = np.append(ids, np.repeat(order[:1], padding))
+        ids = ids if self.subset is None else self.subset[ids]
+        taken: list[Tensor] = []
+
+        def allocate(num_bytes: int) -> Tensor:
+            while taken:  # of an attempt that met a broken image
+                self._buffers.give_back(taken.pop())
+            taken.append(self._buffers.take(num_bytes))
+            return taken[0]
+
+        batch = self.backend.fetch(ids, allocate)
+        item = self._make_views(batch, self._table(batch, epoch), padding, allocate, pooled=bool(taken))
+        for buffer in taken:
+            self._buffers.give_back(buffer, item[-1])
+        return item, item[0].nbytes
 
     def _table(self, batch: ImageBatch, epoch: int) -> augment.ViewTable:
         heights, widths = batch.height.numpy(), batch.width.numpy()
@@ -162,78 +221,22 @@ class Loader:
             ]
         )
 
-    def _make_views(self, batch: ImageBatch, table: augment.ViewTable):
+    def _make_views(self, batch: ImageBatch, table: augment.ViewTable, padding: int, allocate, pooled: bool):
+        """(views, labels, ids, CUDA event behind which they are ready); the event also ends the use of the buffer."""
         spec = self.spec
+        real = len(batch) - padding
+        labels, ids = batch.labels.clone(), batch.ids.clone()
+        labels[real:] = ids[real:] = PAD
         if self._stream is None:
             made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
-            return made, batch.labels, batch.ids, None
+            return made, labels, ids, None
+        if batch.pixels.device.type == "cpu" and not pooled:
+            batch = batch.packed(allocate)  # resident in host memory
         with torch.cuda.stream(self._stream):
-            names = ("pixels", "labels", "ids")  # sizes stay on the host, where the plain-torch views plan their work
-            moved = {name: getattr(batch, name).pin_memory().to(self.device, non_blocking=True) for name in names}
-            batch = dataclasses.replace(batch, **moved)
+            if batch.pixels.device.type == "cpu":
+                pixels = batch.pixels[: batch.num_bytes].to(self.device, non_blocking=True)
+                batch = dataclasses.replace(batch, pixels=pixels)
+            labels, ids = (part.pin_memory().to(self.device, non_blocking=True) for part in (labels, ids))
+            # sizes stay on the host, where the plain-torch views plan their work
             made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
-            return made, batch.labels, batch.ids, self._stream.record_event()
-
-
-_running: weakref.WeakSet[_Producer] = weakref.WeakSet()
-
-
-class _Producer:
-    """Runs an iterator in a thread, at most `depth` items ahead. Exceptions arrive where the item would have."""
-
-    _END = object()
-
-    def __init__(self, items: Iterator, depth: int):
-        self._items = items
-        self._queue: queue.Queue = queue.Queue(depth)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fastvarcon-loader", daemon=True)
-        _running.add(self)
-        self._thread.start()
-
-    def __iter__(self):
-        while True:
-            try:
-                item = self._queue.get(timeout=0.5)
-            except queue.Empty:
-                if self._stopped.is_set():
-                    raise RuntimeError("the loader was closed or iterated anew while this iteration ran") from None
-                continue
-            if item is self._END:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def stop(self) -> None:
-        """Ask the thread to end, wait for it, and forget what it has prepared."""
-        self._stopped.set()
-        self._thread.join()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
-
-    @torch.no_grad()
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                self._put(item)
-                if self._stopped.is_set():
-                    return
-            self._put(self._END)
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item) -> None:
-        while not self._stopped.is_set():
-            try:
-                return self._queue.put(item, timeout=0.05)
-            except queue.Full:
-                continue
-
-
-@atexit.register
-def _stop_producers() -> None:
-    """A thread that is inside torch while the interpreter goes down would abort the process."""
-    for producer in list(_running):
-        producer.stop()
+            return made, labels, ids, self._stream.record_event()

@@ -72,7 +72,8 @@ def _features(
     path: Path, request: EvalRequest, data: DataConfig, encoder: nn.Module | None, encoder_id: str | None, device
 ) -> features.Features:
     """Of one dataset; of its raw pixels if there is no encoder."""
-    backend = open_backend(request.backend, path, request.workers)
+    decode_on = device if encoder is not None else "cpu"  # raw pixels are collected on the host
+    backend = open_backend(request.backend, path, request.workers, device=decode_on)
     try:
         with Counter(f"{'pixels' if encoder is None else 'features'} of {path.name}", len(backend)) as counter:
             if encoder is None:

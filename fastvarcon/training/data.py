@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from fastvarcon.config import Config
+from fastvarcon.config import Config, SamplingConfig
 from fastvarcon.data.backends import Backend, open_backend
+from fastvarcon.data.backends.replace import ReplaceBadImages
 from fastvarcon.data.loader import Loader, ViewSpec
-from fastvarcon.data.sampling import epoch_order
+from fastvarcon.data.sampling import BlockShuffle, ClassBalanced, Order, Shuffle, epoch_order
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import BATCH as VAL_BATCH
 from fastvarcon.evaluation.features import eval_spec
@@ -22,6 +23,7 @@ class RunData:
 
     Attributes:
         classes: class names, index = label.
+        images: backend of the training images.
         train: loader of this rank's share of the training views.
         val, bank: loaders of the held-out images and of the training images that vote on them, or None.
 
@@ -35,7 +37,7 @@ class RunData:
         self._loaders: list[Loader] = []
         self.val = self.bank = None
         try:
-            images = self._open(config, data.train)
+            images = self.images = self._open(config, accelerator, data.train)
             self.classes = images.classes
             if len(self.classes) < 2:
                 raise UserError(f"{data.train} has a single class: a supervised contrastive loss needs at least two")
@@ -54,11 +56,13 @@ class RunData:
                 config,
                 accelerator,
                 global_batch=train.global_batch,
+                order=sample_order(config.sampling, images),
+                epochs=train.epochs,
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )
             if data.val is not None and train.val_every:
-                held_out = self._open(config, data.val)
+                held_out = self._open(config, accelerator, data.val)
                 if held_out.classes != self.classes:
                     raise UserError(
                         f"{data.val} has other classes than {data.train}: convert both from folders with the "
@@ -74,20 +78,40 @@ class RunData:
             self.close()
             raise
 
-    def _open(self, config: Config, path: Path) -> Backend:
-        backend = open_backend(config.data.backend, path, config.data.workers or cores_per_process())
+    def _open(self, config: Config, accelerator: Accelerator, path: Path) -> Backend:
+        data = config.data
+        backend = open_backend(
+            data.backend,
+            path,
+            data.workers or cores_per_process(),
+            device=accelerator.device,
+            keep=data.keep,
+            on_bad_image=data.on_bad_image,
+        )
         self._backends.append(backend)
         if (backend.labels < 0).any():
             raise UserError(f"{path} has unlabelled images: {config.loss.name} needs a label for each")
         return backend
 
     def _loader(self, images: Backend, spec: ViewSpec, config: Config, accelerator: Accelerator, **kwargs) -> Loader:
+        data = config.data
         self._loaders.append(
             Loader(
-                images, spec, seed=config.train.seed, device=accelerator.device, prefetch=config.data.prefetch, **kwargs
+                images,
+                spec,
+                seed=config.train.seed,
+                device=accelerator.device,
+                prefetch=data.prefetch,
+                prefetch_bytes=data.prefetch_mb << 20,
+                **kwargs,
             )
         )
         return self._loaders[-1]
+
+    @property
+    def replaced_images(self) -> int:
+        """Broken training images that this process has met and replaced so far."""
+        return len(self.images.replaced) if isinstance(self.images, ReplaceBadImages) else 0
 
     def __enter__(self) -> RunData:
         return self
@@ -98,3 +122,12 @@ class RunData:
     def close(self) -> None:
         for resource in (*self._loaders, *self._backends):
             resource.close()
+
+
+def sample_order(sampling: SamplingConfig, images: Backend) -> Order:
+    """The order of training samples that the configuration asks for."""
+    if sampling.per_class:
+        return ClassBalanced(images.labels, sampling.per_class)
+    if sampling.order == "block":
+        return BlockShuffle(images.sizes, sampling.block_mb << 20, sampling.window_mb << 20)
+    return Shuffle(len(images))

@@ -181,7 +181,7 @@ class Run:
         self.display.say(
             f"{accelerator.num_processes} process(es) on {accelerator.device.type}, "
             f"{torch.get_num_threads()} threads each, precision {precision}, "
-            f"data backend {config.data.backend}, views by {views}, batch norm {config.train.batch_norm}"
+            f"data backend {data.images.name}, views by {views}, batch norm {config.train.batch_norm}"
         )
         if self.epoch:
             self.display.say(f"resuming {self.folder.path} after epoch {self.epoch}")
@@ -252,7 +252,8 @@ class Run:
             "seconds": self.clock.seconds,
             "world_size": self.accelerator.num_processes,
             "global_batch": self.config.train.global_batch,
-            "backend": self.config.data.backend,
+            "backend": self.data.images.name,
+            "replaced_images": self.data.replaced_images,
             "device": self.accelerator.device.type,
             "device_name": distributed.device_name(self.accelerator.device),
             "versions": _versions(),

@@ -1,7 +1,10 @@
 """The stream of batches: reproducible, resumable, the same for every world size, and clean when left early."""
 
 import gc
+import subprocess
+import sys
 import threading
+import time
 from itertools import islice
 
 import numpy as np
@@ -9,7 +12,10 @@ import pytest
 import torch
 
 from fastvarcon.data.backends import open_backend
+from fastvarcon.data.image_folder import scan_image_folder
 from fastvarcon.data.loader import Loader, ViewSpec
+from fastvarcon.data.sampling import BlockShuffle
+from fastvarcon.data_prep.convert import EncodeSettings, convert
 from fastvarcon.errors import UserError
 
 SPEC = ViewSpec(size=12, mean=(0.5,) * 3, std=(0.25,) * 3, policy="simaugment")
@@ -177,3 +183,128 @@ def test_more_ranks_than_images_in_the_last_batch(backend):
 def test_batch_of_nothing(backend):
     with pytest.raises(UserError, match="at least 1 image"):
         Loader(backend, SPEC, global_batch=0)
+
+
+def test_queue_is_kept_from_one_epoch_to_the_next(backend):
+    apart = Loader(backend, SPEC, global_batch=4)
+    expected = [list(apart) for _ in range(3)]
+    with Loader(backend, SPEC, global_batch=4, epochs=3) as loader:
+        got, threads = [], set()
+        for number in range(3):
+            loader.set_epoch(number)
+            got.append(list(loader))
+            threads.add(loader._producer)
+    assert all(same(a, b) for a, b in zip(got, expected, strict=True))
+    assert len(threads - {None}) == 1 and None in threads  # one thread for all epochs, none behind the last
+
+
+def test_jump_to_another_epoch_drops_what_was_prepared(backend):
+    with Loader(backend, SPEC, global_batch=4, epochs=5) as loader, Loader(backend, SPEC, global_batch=4) as other:
+        list(loader)
+        for target in (loader, other):
+            target.set_epoch(3)
+        assert same(list(loader), list(other))
+        assert loader_threads() == 1
+    assert loader_threads() == 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_padded_evaluation_counts_every_image_once_in_equal_batches(backend, world_size):
+    seen, shapes = [], set()
+    for rank in range(world_size):
+        loader = Loader(backend, EVAL, global_batch=4, train=False, rank=rank, world_size=world_size, pad=True)
+        for views, labels, ids in epoch(loader):
+            shapes.add(len(views))
+            real = ids >= 0
+            assert (labels[~real] == -1).all() and (labels[real] == torch.from_numpy(backend.labels)[ids[real]]).all()
+            seen += ids[real].tolist()
+    assert sorted(seen) == list(range(15)) and shapes == {4 // world_size}
+
+
+def test_bytes_bound_what_is_prepared(backend):
+    fetched = []
+
+    class Spy:
+        name, classes, labels = backend.name, backend.classes, backend.labels
+
+        def __len__(self):
+            return len(backend)
+
+        def fetch(self, ids, allocate):
+            fetched.append(ids)
+            return backend.fetch(ids, allocate)
+
+    one_batch = 2 * 2 * 3 * 12 * 12 * 4
+    for limit, expected in ((0, 3), (one_batch, 3), (3 * one_batch, 5)):  # one in hand, those queued, one made
+        fetched.clear()
+        with Loader(Spy(), SPEC, global_batch=2, prefetch=100, prefetch_bytes=limit) as loader:
+            stream = iter(loader)
+            next(stream)
+            settled = None
+            while settled != len(fetched):
+                settled = len(fetched)
+                time.sleep(0.3)
+        assert settled == expected
+
+
+def test_block_order_announces_windows_one_ahead(backend):
+    asked = []
+    backend.will_need = lambda first, last: asked.append((first, last))
+    order = BlockShuffle(np.full(15, 10), block_bytes=20, window_bytes=40)  # blocks of 2, windows of 4 samples
+    loader = Loader(backend, EVAL, global_batch=1, train=False, order=order, prefetch=1)
+    with loader:
+        ids = [int(ids) for _, _, ids in loader]
+    assert sorted(ids) == list(range(15)) and sorted(i for span in asked for i in range(*span)) == list(range(15))
+    asked.clear()
+    loader.load_state_dict({"epoch": 0, "step": 9, "global_batch": 1})  # in the third window of four
+    with loader:
+        rest = [int(ids) for _, _, ids in loader]
+    assert rest == ids[9:]
+    assert sorted(i for span in asked for i in range(*span)) == sorted(ids[8:])  # what is past is not read again
+
+
+def test_host_buffer_is_used_again(backend):
+    buffers = []
+    fetch = backend.fetch
+    backend.fetch = lambda ids, allocate: fetch(ids, lambda n: buffers.append(allocate(n)) or buffers[-1])
+    assert len(epoch(Loader(backend, SPEC, global_batch=4))) == 3
+    assert len({buffer.data_ptr() for buffer in buffers}) == 1
+
+
+def test_threads_and_files_are_given_back(file_handles, image_folder, tmp_path):
+    out = tmp_path / "a.beton"
+    convert(scan_image_folder(image_folder), out, EncodeSettings("jpg"), workers=1, on_error="stop")
+    threads, files = threading.active_count(), file_handles()
+    for _ in range(5):
+        backend = open_backend("cpu", out, 2)
+        with pytest.raises(KeyError), Loader(backend, SPEC, global_batch=2) as loader:
+            for _ in loader:
+                raise KeyError
+        loader.close(), backend.close(), backend.close()
+    assert threading.active_count() == threads and file_handles() == files
+
+
+STEPS = """
+import sys, time
+from fastvarcon.data.backends import open_backend
+from fastvarcon.data.loader import Loader, ViewSpec
+spec = ViewSpec(size=12, mean=(0.5,) * 3, std=(0.25,) * 3)
+loader = Loader(open_backend("folder", sys.argv[1], 2), spec, global_batch=2)
+loader.load_state_dict({"epoch": 1, "step": int(sys.argv[2]), "global_batch": 2})
+for views, labels, ids in loader:
+    print(loader.state_dict()["step"], ids.tolist(), views.double().sum().item(), flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def test_killed_and_resumed_from_the_last_step(run_python, image_folder):
+    whole = run_python("-c", STEPS, image_folder, "0", "0").stdout.splitlines()
+    lines, step = [], 0
+    while step < 7:
+        start = [sys.executable, "-c", STEPS, str(image_folder), str(step), "0.05"]
+        with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as process:
+            for _ in range(min(3, 7 - step)):
+                lines.append(process.stdout.readline().strip())
+            process.kill()
+        step = int(lines[-1].split()[0])
+    assert lines == whole and len(whole) == 7

@@ -271,3 +271,20 @@ def test_gpu_run_resumes(train, digits, tmp_path, precision):
     (run / "summary.json").unlink()
     assert "after epoch 1" in train(*flags, epochs=3).stdout
     assert json.loads((run / "summary.json").read_text())["val_knn_top1"] > 0.4
+
+
+def test_ways_of_feeding_give_the_same_run_or_say_what_they_did(train, tmp_path):
+    """The same images wherever they are decoded; a file of one window is shuffled as any; another order differs."""
+    losses, backends = {}, {}
+    for name, flags in {
+        "cpu": (),
+        "resident": ("--data.backend", "resident", "--data.on-bad-image", "replace"),
+        "block": ("--sampling.order", "block", "--sampling.block-mb", "1", "--sampling.window-mb", "1"),
+        "balanced": ("--sampling.per-class", "4", "--train.val-every", "0"),
+    }.items():
+        train(*flags, out=tmp_path / name, epochs=1)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        losses[name], backends[name] = summary["final_loss"], summary["backend"]
+        assert summary["replaced_images"] == 0
+    assert losses["cpu"] == losses["resident"] == losses["block"] != losses["balanced"]
+    assert backends["resident"] == "resident (host)" and backends["cpu"] == "cpu"

@@ -58,6 +58,8 @@ class Backend(Protocol):
     classes: list[str]
     labels: np.ndarray
     """[n] int64, index into classes; negative = unlabelled."""
+    sizes: np.ndarray
+    """[n] int64, bytes on disk of each sample."""
     fingerprint: str
     """Changes when the data on disk changes; names cached features."""
 

@@ -22,6 +22,7 @@ class CpuBackend:
         self.records = open_records(path)
         self.classes = self.records.classes
         self.labels = self.records.labels
+        self.sizes = self.records.sizes
         self.fingerprint = self.records.fingerprint
         self._workers = options.workers
         self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")

@@ -21,7 +21,7 @@ class ReplaceBadImages:
     def __init__(self, backend: Backend):
         self._backend = backend
         self.name, self.classes, self.labels = backend.name, backend.classes, backend.labels
-        self.fingerprint = backend.fingerprint
+        self.sizes, self.fingerprint = backend.sizes, backend.fingerprint
         self.replaced: dict[int, str] = {}
 
     def __len__(self) -> int:
