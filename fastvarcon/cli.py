@@ -155,7 +155,12 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder 
     print(path)
 
 
-COMMANDS = {"convert": convert, "inspect": inspect, "eval": evaluate, "report": report}
+def bench() -> None:
+    """Measure against what people use instead: `fastvarcon bench loader FILE`."""
+    # replaced in main by the commands of its own, so that each has its own flags
+
+
+COMMANDS = {"convert": convert, "inspect": inspect, "eval": evaluate, "report": report, "bench": bench}
 
 
 @exits_cleanly
@@ -164,6 +169,10 @@ def main() -> None:
         from fastvarcon import __version__
 
         return print(f"fastvarcon {__version__}")
+    if sys.argv[1:2] == ["bench"]:
+        from fastvarcon.commands.bench import BENCHMARKS
+
+        return tyro.extras.subcommand_cli_from_dict(BENCHMARKS, prog="fastvarcon bench", args=sys.argv[2:])
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="fastvarcon",

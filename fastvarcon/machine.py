@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 
 
 def available_cores() -> int:
@@ -31,3 +32,12 @@ def _cgroup_room() -> int | None:
             return int(limit.read()) - int(used.read())
     except (OSError, ValueError):  # none, or "max"
         return None
+
+
+def cpu_name() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

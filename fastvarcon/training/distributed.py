@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from fastvarcon.config import TrainConfig
 from fastvarcon.errors import UserError
-from fastvarcon.machine import available_cores
+from fastvarcon.machine import available_cores, cpu_name
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -66,10 +64,7 @@ def device_name(device: torch.device) -> str:
     """The model of the GPU or CPU, and how many cores the latter gives this process."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{available_cores()} cores of {models[0] if models else platform.processor() or platform.machine()}"
+    return f"{available_cores()} cores of {cpu_name()}"
 
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

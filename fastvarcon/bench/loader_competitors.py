@@ -1,0 +1,225 @@
+"""Image pipelines side by side: ours, and those that people use. Each yields the number of images after a batch.
+
+The two-view pipelines make what SupCon and VarCon train on (spec/varcon.md, section 3): random resized crop of 20-100 %
+of the area, flip, colour jitter .4/.4/.4/.1 with probability .8, grey with .2, normalised float32. Where a library
+lacks an operation, the name says what it does do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastvarcon.data.backends import open_backend
+from fastvarcon.data.buffers import BufferPool
+from fastvarcon.data.loader import Loader, ViewSpec
+from fastvarcon.data.sampling import batch_ids, epoch_order
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Job:
+    file: Path
+    """The converted dataset."""
+    images: Path
+    """The same images as a folder, for those who read no .beton."""
+    size: int
+    """Side of a view, pixels."""
+    batch: int
+    """Images."""
+    workers: int
+    """Threads or processes."""
+
+
+def _decode(name: str, job: Job) -> Iterator[int]:
+    """What the host of a GPU job does: decode every image once, into a buffer that is used again."""
+    torch.set_num_threads(1)
+    backend, pool = open_backend(name, job.file, job.workers), BufferPool(count=1, pinned=False)
+    for epoch in itertools.count():
+        order = epoch_order(len(backend), 0, epoch)
+        for step in range(len(order) // job.batch):
+            taken = []
+            backend.fetch(batch_ids(order, step, job.batch), lambda size, taken=taken: _take(pool, size, taken))
+            for buffer in taken:
+                pool.give_back(buffer)
+            yield job.batch
+
+
+def _take(pool: BufferPool, size: int, taken: list) -> torch.Tensor:
+    taken.append(pool.take(size))
+    return taken[-1]
+
+
+def decode_cpu(job: Job) -> Iterator[int]:
+    return _decode("cpu", job)
+
+
+def decode_folder(job: Job) -> Iterator[int]:
+    return _decode("folder", Job(job.images, job.images, job.size, job.batch, job.workers))
+
+
+def decode_dali(job: Job) -> Iterator[int]:
+    return _decode("dali", job)
+
+
+def decode_ffcv(job: Job) -> Iterator[int]:
+    return _decode("ffcv", job)
+
+
+def _two_views(name: str, job: Job) -> Iterator[int]:
+    torch.set_num_threads(job.workers)
+    spec = ViewSpec(size=job.size, mean=MEAN, std=STD)
+    backend = open_backend(name, job.file, job.workers)
+    with Loader(backend, spec, global_batch=job.batch, epochs=2**31) as loader:
+        while True:
+            for _, labels, _ in loader:
+                yield len(labels)
+
+
+def two_views_cpu(job: Job) -> Iterator[int]:
+    return _two_views("cpu", job)
+
+
+def two_views_resident(job: Job) -> Iterator[int]:
+    return _two_views("resident", job)
+
+
+class _TwoCrop:
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __call__(self, image):
+        return self.transform(image), self.transform(image)
+
+
+def two_views_torchvision(job: Job) -> Iterator[int]:
+    """The loader of the SupCon and VarCon reference code."""
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(job.size, scale=(0.2, 1.0)),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(str(job.images), _TwoCrop(transform)),
+        batch_size=job.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=job.workers,
+        persistent_workers=True,
+    )
+    while True:
+        for (first, _), _ in loader:
+            yield len(first)
+
+
+def _ffcv(job: Job, colour: bool) -> Iterator[int]:
+    from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader as FfcvLoader
+    from ffcv.loader import OrderOption
+    from ffcv.pipeline import PipelineSpec
+    from ffcv.transforms import (
+        NormalizeImage,
+        RandomBrightness,
+        RandomContrast,
+        RandomHorizontalFlip,
+        RandomSaturation,
+        ToTensor,
+    )
+
+    def view() -> list:
+        jitter = [op(0.4, 0.8) for op in (RandomBrightness, RandomContrast, RandomSaturation)] if colour else []
+        decoder = RandomResizedCropRGBImageDecoder((job.size, job.size), scale=(0.2, 1.0))
+        normalise = NormalizeImage(255 * np.array(MEAN), 255 * np.array(STD), np.float32)
+        return [decoder, RandomHorizontalFlip(), *jitter, normalise, ToTensor()]
+
+    loader = FfcvLoader(
+        str(job.file),
+        batch_size=job.batch,
+        num_workers=job.workers,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=True,
+        pipelines={
+            "image": view(),
+            "image_2": PipelineSpec("image", decoder=None, transforms=view()),
+            "label": [IntDecoder(), ToTensor()],
+        },
+    )
+    while True:
+        for first, *_ in loader:
+            yield len(first)
+
+
+def two_views_ffcv(job: Job) -> Iterator[int]:
+    return _ffcv(job, colour=False)
+
+
+def two_views_ffcv_colour(job: Job) -> Iterator[int]:
+    return _ffcv(job, colour=True)
+
+
+def two_views_dali(job: Job) -> Iterator[int]:
+    """DALI on the CPU, decoding once and cropping twice."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    def view(images):
+        crop = fn.random_resized_crop(images, size=job.size, random_area=(0.2, 1.0), random_aspect_ratio=(3 / 4, 4 / 3))
+        jitter = fn.random.coin_flip(probability=0.8)
+        strong = [fn.random.uniform(range=(0.6, 1.4)) * jitter + 1.0 * (1 - jitter) for _ in range(3)]
+        grey = fn.random.coin_flip(probability=0.2)
+        colour = fn.color_twist(
+            crop,
+            brightness=strong[0],
+            contrast=strong[1],
+            saturation=strong[2] * (1 - grey),
+            hue=fn.random.uniform(range=(-36.0, 36.0)) * jitter,
+        )
+        return fn.crop_mirror_normalize(
+            colour,
+            mirror=fn.random.coin_flip(probability=0.5),
+            mean=[255 * m for m in MEAN],
+            std=[255 * s for s in STD],
+        )
+
+    @pipeline_def(batch_size=job.batch, num_threads=job.workers, device_id=None, seed=0)
+    def pipeline():
+        encoded, labels = fn.readers.file(file_root=str(job.images), random_shuffle=True, name="images")
+        images = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+        return view(images), view(images), labels
+
+    running = pipeline()
+    running.build()
+    while True:
+        first, _, _ = running.run()
+        yield len(first)
+
+
+DECODE = {
+    "fastvarcon cpu": decode_cpu,
+    "fastvarcon dali": decode_dali,
+    "fastvarcon ffcv": decode_ffcv,
+    "fastvarcon folder (PIL)": decode_folder,
+}
+BASELINE = "torchvision two-crop DataLoader"
+TWO_VIEWS = {
+    BASELINE: two_views_torchvision,
+    "fastvarcon cpu": two_views_cpu,
+    "fastvarcon resident": two_views_resident,
+    "ffcv Loader (crop, flip)": two_views_ffcv,
+    "ffcv Loader (crop, flip, jitter without hue, no grey)": two_views_ffcv_colour,
+    "DALI cpu pipeline": two_views_dali,
+}

@@ -1,0 +1,1 @@
+"""The commands of the `fastvarcon` program, a file each."""

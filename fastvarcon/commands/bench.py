@@ -1,0 +1,74 @@
+"""`fastvarcon bench`: how fast things are here, next to what people use instead."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from fastvarcon.errors import UserError
+
+
+def loader(
+    file: Annotated[
+        Positional[Path], arg(metavar="FILE", help="A .beton file, or shards, as `fastvarcon convert` wrote it.")
+    ],
+    images: Annotated[
+        Path | None,
+        arg(help="The same images as a folder, for the loaders that read folders; default: FILE is written out."),
+    ] = None,
+    size: Annotated[int, arg(help="Side of a view in pixels.")] = 224,
+    batch: Annotated[int, arg(help="Images in a batch.")] = 64,
+    workers: Annotated[int, arg(help="Threads or processes of every loader; 0 = one per core.")] = 0,
+    rounds: Annotated[int, arg(help="Measurements of each loader, taken in turn.")] = 5,
+    seconds: Annotated[float, arg(help="Length of a measurement.")] = 3.0,
+    only: Annotated[
+        tuple[str, ...], arg(help="Parts of the names of the loaders to measure; default all. The baseline always is.")
+    ] = (),
+    csv: Annotated[Path, arg(help="Table to which the rows are added.")] = Path("loader.csv"),
+    plot: Annotated[Path, arg(help="Bar chart to write.")] = Path("loader.png"),
+) -> None:
+    """Pairs of views per second and CPU-seconds per 1,000 pairs: ours, torchvision, ffcv and DALI on the same cores."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fastvarcon.bench.loader import append_rows, bench_loader, draw
+
+    for flag, value, least in (("size", size, 1), ("batch", batch, 1), ("workers", workers, 0), ("rounds", rounds, 1)):
+        if value < least:
+            raise UserError(f"--{flag} must be at least {least}, got {value}")
+    if not 0 < seconds <= 3600:
+        raise UserError(f"--seconds must lie between 0 and 3600, got {seconds}")
+    for path in (csv, plot):
+        if not path.parent.is_dir():
+            raise UserError(f"the folder {path.parent} does not exist: make it first")
+    rows = bench_loader(
+        file,
+        images,
+        size=size,
+        batch=batch,
+        workers=workers,
+        rounds=rounds,
+        seconds=seconds,
+        only=only,
+        command=shlex.join(["fastvarcon", *sys.argv[1:]]),
+        on_step=lambda step: print(step, file=sys.stderr, flush=True),
+    )
+    table = Table("task", "loader", "pairs/s", "range", "CPU-s per 1,000", "x torchvision")
+    for row in rows:
+        if "failure" in row:
+            table.add_row(row["task"], row["competitor"], "-", row["failure"], "-", "-")
+            continue
+        spread = f"{row['pairs_per_second_min']:,.0f}-{row['pairs_per_second_max']:,.0f}"
+        figures = f"{row['pairs_per_second']:,.0f}", spread, f"{row['cpu_seconds_per_1000_pairs']:.3f}"
+        table.add_row(row["task"], row["competitor"], *figures, f"{row['ratio_to_torchvision']:.1f}")
+    Console().print(table)
+    append_rows(rows, csv)
+    draw(rows, plot)
+    print(f"{csv}\n{plot}")
+
+
+BENCHMARKS = {"loader": loader}
