@@ -2,10 +2,11 @@
 # Everything that needs a GPU, in one bounded run: tests, benchmarks, short real training. Under nine minutes in all.
 #
 #   benchmarks/gpu.sh            all parts
-#   benchmarks/gpu.sh tests train  some of them: tests | train | cifar10
+#   benchmarks/gpu.sh tests train  some of them: tests | loader | train | cifar10
 #
 # Logs and CSV rows go to $OUT (default: runs/gpu). $CIFAR10 names a folder with CIFAR-10 as train/CLASS/*.jpg and
-# test/CLASS/*.jpg; without it that part says so and is left out. $PYTHON chooses the interpreter.
+# test/CLASS/*.jpg, $PHOTOS a folder with JPEG photographs as CLASS/*.jpg (128 or more); without them the parts that need
+# them say so and are left out. $PYTHON chooses the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/gpu}
@@ -34,6 +35,13 @@ score() {  # score RUN: the three scores of a run, its report, its CSV row
 
 tests() { "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider tests; }
 
+loader() {  # pairs of views per second, decoded on the host and on the GPU
+    [ -d "${PHOTOS:-}" ] || { echo "left out: set PHOTOS to a folder with CLASS/*.jpg"; return 0; }
+    "$PYTHON" -m fastvarcon.cli convert "$PHOTOS" "$work/photos.beton" --mode keep &&
+        "$PYTHON" -m fastvarcon.cli bench loader "$work/photos.beton" --images "$PHOTOS" --rounds 3 --seconds 2 \
+            --batch 128 --csv "$OUT/loader.csv" --plot "$OUT/loader.png"
+}
+
 train() {  # digits, in bf16, on one GPU
     "$PYTHON" -m fastvarcon.data_prep.digits "$work/digits" &&
         for split in train val; do
@@ -52,7 +60,7 @@ cifar10() {  # the whole recipe, for a few epochs
             --train.warmup-epochs 1 && score "$work/cifar10-gpu"
 }
 
-export -f tests train cifar10 score
+export -f tests loader train cifar10 score
 export PYTHON OUT DEVICE work
 "$PYTHON" - <<'EOF' | tee "$OUT/machine.txt"
 import torch, triton
@@ -63,13 +71,14 @@ if [ "$DEVICE" = cuda ] && grep -q "no CUDA device" "$OUT/machine.txt"; then
     echo "error: no CUDA device here; DEVICE=cpu tries the script itself without one"
     exit 2
 fi
-for name in "${@:-tests train cifar10}"; do
+for name in "${@:-tests loader train cifar10}"; do
     for one in $name; do
         case $one in
-            tests) part tests 150 bash -c tests ;;
-            train) part train 90 bash -c train ;;
-            cifar10) part cifar10 240 bash -c cifar10 ;;
-            *) echo "unknown part $one: choose tests, train, cifar10"; exit 2 ;;
+            tests) part tests 130 bash -c tests ;;
+            loader) part loader 120 bash -c loader ;;
+            train) part train 60 bash -c train ;;
+            cifar10) part cifar10 210 bash -c cifar10 ;;
+            *) echo "unknown part $one: choose tests, loader, train, cifar10"; exit 2 ;;
         esac
     done
 done

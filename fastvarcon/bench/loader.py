@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from fastvarcon.bench.loader_competitors import BASELINE, DECODE, TWO_VIEWS, Job
-from fastvarcon.bench.rounds import Measured, measure
+from fastvarcon.bench.loader_competitors import BASELINE, DECODE, GPU_VIEWS, TWO_VIEWS, Job
+from fastvarcon.bench.rounds import Competitor, Measured, measure
 from fastvarcon.data.beton import JPG
 from fastvarcon.data.records import Records, open_records
 from fastvarcon.errors import UserError
@@ -63,7 +64,7 @@ def bench_loader(
             job = Job(file.resolve(), images.resolve(), size, batch, workers or available_cores())
             entries = {
                 (task, name): competitor
-                for task, group in (("two views", TWO_VIEWS), ("decode", DECODE))
+                for task, group in tasks().items()
                 for name, competitor in group.items()
                 if name == BASELINE or not only or any(part in f"{task}: {name}" for part in only)
             }
@@ -87,12 +88,18 @@ def bench_loader(
                 "workers": job.workers,
                 "rounds": rounds,
                 **_figures(result, baseline),
-                "machine": f"{available_cores()} x {cpu_name()}",
+                "machine": _machine(),
                 "versions": versions(),
                 "command": command,
             }
         )
     return rows
+
+
+def tasks() -> dict[str, dict[str, Competitor]]:
+    """What is measured here: task -> name -> competitor."""
+    gpu = {"two views on the GPU": GPU_VIEWS} if torch.cuda.is_available() else {}
+    return {"two views": TWO_VIEWS, "decode": DECODE, **gpu}
 
 
 def _figures(result: Measured, baseline: Measured) -> dict:
@@ -105,6 +112,11 @@ def _figures(result: Measured, baseline: Measured) -> dict:
         "cpu_seconds_per_1000_pairs": round(result.cpu, 4),
         "ratio_to_torchvision": round(result.median / baseline.median, 2),
     }
+
+
+def _machine() -> str:
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{available_cores()} x {cpu_name()}{gpu}"
 
 
 def versions() -> str:

@@ -208,6 +208,40 @@ def two_views_dali(job: Job) -> Iterator[int]:
         yield len(first)
 
 
+def _gpu_views(name: str, job: Job) -> Iterator[int]:
+    """Both views on the GPU, ready for the network; decoded wherever the backend does it."""
+    torch.set_num_threads(1)
+    spec = ViewSpec(size=job.size, mean=MEAN, std=STD, dtype=torch.bfloat16)
+    backend = open_backend(name, job.file, job.workers, device="cuda")
+    with Loader(backend, spec, global_batch=job.batch, epochs=2**31, device="cuda") as loader:
+        while True:
+            for _, labels, _ in loader:
+                torch.cuda.current_stream().synchronize()
+                yield len(labels)
+
+
+def gpu_views_cpu(job: Job) -> Iterator[int]:
+    return _gpu_views("cpu", job)
+
+
+def gpu_views_resident(job: Job) -> Iterator[int]:
+    return _gpu_views("resident", job)
+
+
+def gpu_views_nvjpeg(job: Job) -> Iterator[int]:
+    return _gpu_views("nvjpeg", job)
+
+
+def gpu_views_dali(job: Job) -> Iterator[int]:
+    return _gpu_views("dali", job)
+
+
+GPU_VIEWS = {
+    "fastvarcon cpu": gpu_views_cpu,
+    "fastvarcon resident": gpu_views_resident,
+    "fastvarcon nvjpeg": gpu_views_nvjpeg,
+    "fastvarcon dali": gpu_views_dali,
+}
 DECODE = {
     "fastvarcon cpu": decode_cpu,
     "fastvarcon dali": decode_dali,
