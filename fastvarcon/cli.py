@@ -71,13 +71,16 @@ def convert(
 
 
 def inspect(
-    file: Annotated[Positional[Path], arg(metavar="FILE", help="A .beton file, ours or one that ffcv wrote.")],
+    path: Annotated[
+        Positional[Path],
+        arg(metavar="PATH", help="A .beton file, ours or one that ffcv wrote, a pattern of shards, or a tar folder."),
+    ],
 ) -> None:
-    """Say what a .beton file holds."""
-    from fastvarcon.data.beton import Beton
-    from fastvarcon.reporting.inspect import describe_beton
+    """Say what a converted dataset holds."""
+    from fastvarcon.data.records import open_records
+    from fastvarcon.reporting.inspect import describe
 
-    print(describe_beton(Beton(file)))
+    print(describe(open_records(path), path))
 
 
 @dataclass

@@ -30,6 +30,7 @@ class BetonSet:
             check_shards(self._files)
             opened.pop_all()
         self.classes = self._files[0].classes
+        self.extra = {key: value for key, value in self._files[0].extra.items() if key not in ("hashes", "shard")}
         self._starts = np.cumsum([0, *map(len, self._files)])
         for table in ("labels", "heights", "widths", "modes", "sizes"):
             setattr(self, table, np.concatenate([getattr(file, table) for file in self._files]))

@@ -36,6 +36,8 @@ class Records(Protocol):
     """[n] int64, bytes of each record."""
     hashes: np.ndarray | None
     """[n] uint64, `content_hash` of each record when it was written; None for files of other writers."""
+    extra: dict
+    """What the converter recorded about itself; empty for files of other writers."""
     fingerprint: str
     """Changes when a file is replaced."""
 

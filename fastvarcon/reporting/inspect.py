@@ -1,38 +1,45 @@
-"""A .beton file in words."""
+"""A converted dataset in words."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from fastvarcon.data.beton import MODE_NAMES, UNLABELLED, Beton
+from fastvarcon.data.beton import MODE_NAMES, UNLABELLED
+from fastvarcon.data.records import Records
 
 CLASSES_SHOWN = 10
+NOT_SETTINGS = ("classes", "hashes", "num_samples")  # of `extra`: tables, shown otherwise
 
 
-def describe_beton(beton: Beton) -> str:
-    """Several lines: samples, stored forms, sizes, classes, and how the file was made."""
-    megabytes = beton.path.stat().st_size / 1e6
-    lines = [f"{beton.path}: {len(beton):,} images, {len(beton.classes):,} classes, {megabytes:,.1f} MB"]
+def describe(records: Records, path: Path) -> str:
+    """Several lines: samples, stored forms, sizes, classes, and how the files were made."""
+    megabytes = records.sizes.sum() / 1e6
+    lines = [f"{path}: {len(records):,} images, {len(records.classes):,} classes, {megabytes:,.1f} MB of images"]
     forms = [
-        f"{int((beton.modes == mode).sum()):,} {name}"
+        f"{int((records.modes == mode).sum()):,} {name}"
         for mode, name in MODE_NAMES.items()
-        if (beton.modes == mode).any()
+        if (records.modes == mode).any()
     ]
-    lines.append(f"  stored as   {', '.join(forms)}; {beton.sizes.mean():,.0f} bytes an image on average")
-    for name, values in (("width", beton.widths), ("height", beton.heights)):
+    lines.append(f"  stored as   {', '.join(forms)}; {records.sizes.mean():,.0f} bytes an image on average")
+    for name, values in (("width", records.widths), ("height", records.heights)):
         low, middle, high = np.percentile(values, [0, 50, 100], method="nearest")
         lines.append(f"  {name:<11} {low} to {high} pixels, median {middle}")
-    settings = [f"{key} {value}" for key, value in beton.extra.items() if key != "classes" and value is not None]
-    maker = f"fastvarcon convert: {', '.join(settings)}" if beton.extra else "ffcv, which keeps no class names"
+    settings = [
+        f"{key} {value}" for key, value in records.extra.items() if key not in NOT_SETTINGS and value is not None
+    ]
+    maker = f"fastvarcon convert: {', '.join(settings)}" if records.extra else "ffcv, which keeps no class names"
     lines.append(f"  made by     {maker}")
-    unlabelled = int((beton.labels == UNLABELLED).sum())
+    lines.append(f"  hashes      {'none' if records.hashes is None else 'one a record, see `fastvarcon verify`'}")
+    unlabelled = int((records.labels == UNLABELLED).sum())
     if unlabelled:
         lines.append(f"  unlabelled  {unlabelled:,} images")
-    counts = np.bincount(beton.labels[beton.labels >= 0], minlength=len(beton.classes))
-    for index, name in enumerate(beton.classes[:CLASSES_SHOWN]):
+    counts = np.bincount(records.labels[records.labels >= 0], minlength=len(records.classes))
+    for index, name in enumerate(records.classes[:CLASSES_SHOWN]):
         lines.append(f"  class {index:<5} {name}: {counts[index]:,} images")
-    if len(beton.classes) > CLASSES_SHOWN:
+    if len(records.classes) > CLASSES_SHOWN:
         lines.append(
-            f"  ... and {len(beton.classes) - CLASSES_SHOWN:,} more, {counts.min():,} to {counts.max():,} images each"
+            f"  ... and {len(records.classes) - CLASSES_SHOWN:,} more, {counts.min():,} to {counts.max():,} images each"
         )
     return "\n".join(lines)
