@@ -22,7 +22,7 @@ demo: .venv/.installed
 	$(BIN)/fastvarcon eval knn $(RUN) --data.train runs/digits-train.beton --data.val runs/digits-val.beton --features pixels
 	@$(BIN)/fastvarcon report $(RUN)
 
-test: lint .venv/.ffcv
+test: lint .venv/.ffcv .venv/.dali
 	$(BIN)/python -m pytest
 
 lint: .venv/.installed
@@ -45,3 +45,12 @@ clean:
 		$(BIN)/python -m pip install --quiet --editable '.[dev,ffcv]' && touch $@ \
 			|| echo "ffcv is left out: its package did not build here, see above"; \
 	else echo "ffcv is left out: it needs libturbojpeg0-dev, libopencv-dev and pkg-config"; fi
+
+# DALI has wheels for Linux alone; it decodes on the CPU where there is no GPU. Elsewhere its tests skip and say so.
+.venv/.dali: .venv/.installed
+	@case "$$(uname -s)-$$(uname -m)" in \
+	Linux-x86_64 | Linux-aarch64) \
+		$(BIN)/python -m pip install --quiet --editable '.[dev,dali]' && touch $@ \
+			|| echo "dali is left out: its package could not be installed, see above" ;; \
+	*) echo "dali is left out: it has packages for Linux on x86_64 and aarch64 alone" ;; \
+	esac
