@@ -202,8 +202,9 @@ class Loader:
             taken.append(self._buffers.take(num_bytes))
             return taken[0]
 
-        batch = self.backend.fetch(ids, allocate)
-        item = self._make_views(batch, self._table(batch, epoch), padding, allocate, pooled=bool(taken))
+        with torch.cuda.stream(self._stream):  # on a CPU: no stream, no effect
+            batch = self.backend.fetch(ids, allocate)
+            item = self._make_views(batch, self._table(batch, epoch), padding, allocate, pooled=bool(taken))
         for buffer in taken:
             self._buffers.give_back(buffer, item[-1])
         return item, item[0].nbytes
@@ -232,11 +233,10 @@ class Loader:
             return made, labels, ids, None
         if batch.pixels.device.type == "cpu" and not pooled:
             batch = batch.packed(allocate)  # resident in host memory
-        with torch.cuda.stream(self._stream):
-            if batch.pixels.device.type == "cpu":
-                pixels = batch.pixels[: batch.num_bytes].to(self.device, non_blocking=True)
-                batch = dataclasses.replace(batch, pixels=pixels)
-            labels, ids = (part.pin_memory().to(self.device, non_blocking=True) for part in (labels, ids))
-            # sizes stay on the host, where the plain-torch views plan their work
-            made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
-            return made, labels, ids, self._stream.record_event()
+        if batch.pixels.device.type == "cpu":
+            pixels = batch.pixels[: batch.num_bytes].to(self.device, non_blocking=True)
+            batch = dataclasses.replace(batch, pixels=pixels)
+        labels, ids = (part.pin_memory().to(self.device, non_blocking=True) for part in (labels, ids))
+        # sizes stay on the host, where the plain-torch views plan their work
+        made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
+        return made, labels, ids, self._stream.record_event()

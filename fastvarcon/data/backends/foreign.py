@@ -40,7 +40,7 @@ class ForeignBackend(ABC):
         self._host = CpuBackend(path, options)
         self._records = self._host.records
         self.classes, self.labels = self._host.classes, self._host.labels
-        self.fingerprint = self._host.fingerprint
+        self.sizes, self.fingerprint = self._host.sizes, self._host.fingerprint
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._refused: set[int] = set()
