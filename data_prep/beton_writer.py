@@ -6,23 +6,26 @@ import contextlib
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
 import numpy as np
 
 from fastvarcon.data import beton
+from fastvarcon.data.records import content_hash
+from fastvarcon.data_prep.record import Entry, Record
 from fastvarcon.errors import UserError
 
 MIN_PAGE_SIZE = 1 << 21  # ffcv's minimum
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two in the header's 32 bits
-MAX_SIDE = 65_535  # width and height have 16 bits
 
 
 class BetonWriter:
     """Streams records into PATH.partial and gives it its final name when it is whole and on disk.
 
-    A context manager: an exception inside removes the partial file. Another writer of the same path is refused.
+    The protocol `RecordWriter`. As a context manager it begins a new file, finishes it, and leaves none behind if there
+    was an exception.
 
     Args:
         max_samples: an upper bound of the records to come; the sample table lies before the data.
@@ -39,6 +42,7 @@ class BetonWriter:
         self._page_size = MIN_PAGE_SIZE
         self._samples = np.zeros(max_samples, dtype=beton.sample_dtype([beton.IMAGE, np.dtype("<i8")]))
         self._allocations = np.zeros(max_samples, dtype=beton.ALLOCATION)
+        self._hashes = np.zeros(max_samples, dtype="<u8")
         self._count = 0
         if path.is_dir():
             raise UserError(f"{path} is a folder: give the name of the .beton file to write")
@@ -49,38 +53,48 @@ class BetonWriter:
         self._lock = filelock.FileLock(path.with_name(path.name + ".lock"))
         try:
             self._lock.acquire(timeout=0)
-            self._file = open(self._partial, "wb")  # noqa: SIM115 (closed by finish or abort)
+            self._partial.touch()  # what is there already, `restore` may want
+            self._file = open(self._partial, "r+b")  # noqa: SIM115 (closed by finish, suspend or discard)
         except filelock.Timeout:
             raise UserError(f"{path} is being written by another process: wait for it or choose another name") from None
         except OSError as error:
             self._release()
             raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-        data_start = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + self._samples.nbytes
-        self._position = -(-data_start // self._page_size) * self._page_size
+        tables = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + self._samples.nbytes
+        self._position = -(-tables // self._page_size) * self._page_size
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, record: bytes, *, mode: int, height: int, width: int, label: int) -> None:
-        """Append one record: a JPEG stream (beton.JPG) or height x width x 3 raw bytes (beton.RAW)."""
-        self._make_room(len(record))
-        self._file.seek(self._position)
-        self._file.write(record)
-        self._samples[self._count] = ((mode, width, height, self._position), label)
-        self._allocations[self._count] = (self._count, self._position, len(record))
-        self._position += len(record)
-        self._count += 1
+    def restore(self, entries: Sequence[Entry]) -> int:
+        self._file.write(bytes(self._position))  # tables that an interrupted `finish` may have begun
+        for entry in entries:
+            start, page_size = self._place(entry.size)
+            self._file.seek(start)
+            if content_hash(self._file.read(entry.size)) != entry.hash:
+                break
+            self._note(entry, start, page_size)
+        self._file.truncate(self._position)
+        return self._count
+
+    def add(self, record: Record, label: int, hash: int) -> None:
+        entry = Entry(label, record.mode, record.height, record.width, len(record.payload), hash)
+        start, page_size = self._place(entry.size)
+        self._file.seek(start)
+        self._file.write(record.payload)
+        self._file.flush()  # to the system: from now on the record outlives this process
+        self._note(entry, start, page_size)
 
     def finish(self) -> None:
         """Write the tables, sync, and rename to the final name."""
-        block = json.dumps({"num_samples": self._count, **self.extra}, ensure_ascii=False).encode()
-        extra_start = self._position
-        self._file.seek(extra_start)
-        self._file.write(block)
-        allocations_start = self._file.tell()
-        self._file.write(self._allocations[: self._count].tobytes())
+        hashes = self._hashes[: self._count].tobytes()
+        place = {"pointer": self._position, "crc32": zlib.crc32(hashes)}
+        block = json.dumps({"num_samples": self._count, **self.extra, "hashes": place}, ensure_ascii=False).encode()
+        extra_start = self._position + len(hashes)
+        self._file.seek(self._position)
+        self._file.write(hashes + block + self._allocations[: self._count].tobytes())
         header = np.zeros(1, dtype=beton.HEADER)
-        header[0] = (beton.VERSION, 2, self._page_size, self._count, allocations_start)
+        header[0] = (beton.VERSION, 2, self._page_size, self._count, extra_start + len(block))
         self._file.seek(0)
         self._file.write(
             header.tobytes() + self._fields(extra_start, block).tobytes() + self._samples[: self._count].tobytes()
@@ -91,15 +105,19 @@ class BetonWriter:
         os.replace(self._partial, self.path)
         self._release()
 
-    def abort(self) -> None:
-        """Forget everything: no file is left. May be called twice."""
-        with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
-            self._file.close()
+    def suspend(self) -> None:
         if self._lock.is_locked:
+            self._close()
+            self._release()
+
+    def discard(self) -> None:
+        if self._lock.is_locked:
+            self._close()
             self._partial.unlink(missing_ok=True)
             self._release()
 
     def __enter__(self) -> BetonWriter:
+        self.restore([])
         return self
 
     def __exit__(self, kind, *_) -> None:
@@ -107,22 +125,31 @@ class BetonWriter:
             if kind is None:
                 self.finish()
         finally:
-            self.abort()  # does nothing behind a `finish` that succeeded
+            self.discard()  # does nothing behind a `finish` that succeeded
 
-    def _make_room(self, size: int) -> None:
-        """Advance to the next page if the record would cross a page boundary, after growing the pages to hold it.
+    def _place(self, size: int) -> tuple[int, int]:
+        """Where the next record goes, and the page size then: grown to hold it, and no record crosses a page boundary.
 
         Growing is safe at any time: what does not cross a boundary does not cross one of a doubled page size either.
         """
-        while size > self._page_size:
-            self._page_size *= 2
-        if self._page_size > MAX_PAGE_SIZE:
+        page_size = self._page_size
+        while size > page_size:
+            page_size *= 2
+        if page_size > MAX_PAGE_SIZE:
             raise UserError(
                 f"a record of {size} bytes is larger than the .beton format allows ({MAX_PAGE_SIZE}): "
                 "use --max-resolution"
             )
-        if self._position // self._page_size != (self._position + size - 1) // self._page_size:
-            self._position = -(-self._position // self._page_size) * self._page_size
+        if self._position // page_size != (self._position + size - 1) // page_size:
+            return -(-self._position // page_size) * page_size, page_size
+        return self._position, page_size
+
+    def _note(self, entry: Entry, start: int, page_size: int) -> None:
+        self._samples[self._count] = ((entry.mode, entry.width, entry.height, start), entry.label)
+        self._allocations[self._count] = (self._count, start, entry.size)
+        self._hashes[self._count] = entry.hash
+        self._position, self._page_size = start + entry.size, page_size
+        self._count += 1
 
     def _fields(self, extra_start: int, block: bytes) -> np.ndarray:
         fields = np.zeros(2, dtype=beton.FIELD)
@@ -132,6 +159,10 @@ class BetonWriter:
         entry = np.array([(beton.EXTRA_MAGIC, extra_start, len(block), zlib.crc32(block))], dtype=beton.EXTRA)
         fields[0]["arguments"][: beton.EXTRA.itemsize] = entry.view(np.uint8)
         return fields
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
+            self._file.close()
 
     def _release(self) -> None:
         with contextlib.suppress(OSError):  # Windows keeps open files

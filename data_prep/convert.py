@@ -1,57 +1,50 @@
-"""Image folder -> .beton, in parallel over processes, in order, with a policy for broken images."""
+"""Source -> .beton or tar shards: in parallel, in order, resumable, with a policy for broken images.
+
+What is finished stands in a partial output and a journal beside it. Whatever ends a conversion, the same command goes
+on behind the last image that is whole there, and the output is the same to the byte as that of one go.
+"""
 
 from __future__ import annotations
 
-import io
-import multiprocessing
-import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
+import PIL
+import simplejpeg
 
-from fastvarcon.data import beton
-from fastvarcon.data.decode import ImageError, open_image, to_rgb
-from fastvarcon.data.image_folder import ImageFolder
-from fastvarcon.data_prep.beton_writer import MAX_SIDE, BetonWriter
+from fastvarcon.data_prep.beton_writer import BetonWriter
+from fastvarcon.data_prep.encode import EncodeSettings
+from fastvarcon.data_prep.sources import Source
+from fastvarcon.data_prep.journal import Item, Journal
+from fastvarcon.data_prep.record import Entry, RecordWriter
+from fastvarcon.data_prep.skipped import write_skipped
+from fastvarcon.data_prep.workers import Encoded, encode_all
 from fastvarcon.errors import UserError
 
-CHUNK = 16  # images a worker takes at a time: amortises the trip between processes, and bounds memory
-ORIENTATION = 0x0112  # EXIF tag
+TAR_SHARD_SIZE = 1_000_000_000
 
 
-@dataclass(frozen=True)
-class EncodeSettings:
-    mode: Literal["jpg", "raw", "keep"] = "jpg"
-    """jpg: re-encode. raw: pixels. keep: the original JPEG bytes where they need no change, else re-encode."""
-    max_resolution: int | None = None
-    """Longer side in pixels at most; larger images are shrunk with an area filter, as FFCV does."""
-    quality: int = 90
-    """JPEG quality, 1-100."""
+class Progress:
+    """What a conversion tells while it goes; this one keeps silent. See progress.Counter."""
 
-    def validate(self) -> None:
-        if self.max_resolution is not None and self.max_resolution < 1:
-            raise UserError(f"--max-resolution must be at least 1 pixel, got {self.max_resolution}")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality must lie between 1 and 100, got {self.quality}")
+    def say(self, line: str) -> None: ...
 
+    def begin(self, done: int) -> None:
+        """So many images need not be converted again."""
 
-@dataclass(frozen=True)
-class Record:
-    payload: bytes
-    mode: int
-    height: int
-    width: int
+    def advance(self, images: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class Conversion:
+    path: Path
+    """What was written."""
     written: int
     skipped: list[str]
     """Messages, each naming a file."""
@@ -59,141 +52,187 @@ class Conversion:
     """Where they are listed."""
 
 
-def encode(path: Path, settings: EncodeSettings) -> Record:
-    """Read one image file into the record that the .beton will hold. Raises ImageError, naming the file."""
-    image = open_image(path, str(path))
-    fits = settings.max_resolution is None or max(image.size) <= settings.max_resolution
-    if settings.mode == "keep" and fits and _can_be_kept(image):
-        return Record(_bytes_of(path), beton.JPG, image.height, image.width)
-    rgb = to_rgb(image, str(path))
-    if not fits:
-        ratio = settings.max_resolution / max(rgb.size)
-        rgb = rgb.resize([max(1, round(ratio * side)) for side in rgb.size], Image.Resampling.BOX)
-    if max(rgb.size) > MAX_SIDE:
-        raise ImageError(
-            f"{path}: {rgb.width} x {rgb.height} pixels are more than the format's {MAX_SIDE} a side: "
-            "use --max-resolution"
-        )
-    if settings.mode == "raw":
-        return Record(rgb.tobytes(), beton.RAW, rgb.height, rgb.width)
-    stream = io.BytesIO()
-    rgb.save(stream, "JPEG", quality=settings.quality)
-    return Record(stream.getvalue(), beton.JPG, rgb.height, rgb.width)
+def shard_path(out: Path, shard: tuple[int, int]) -> Path:
+    """train.beton, (3, 16) -> train-00003-of-00016.beton"""
+    return out.with_name(f"{out.stem}-{shard[0]:05d}-of-{shard[1]:05d}{out.suffix}")
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+def part_of(images: int, shard: tuple[int, int] | None) -> range:
+    """The samples of shard (i, n), contiguous and nearly as many as in the others; all of them for None.
 
-
-def _can_be_kept(image: Image.Image) -> bool:
-    """A JPEG that every decoder turns into the same upright RGB pixels."""
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or max(image.size) > MAX_SIDE:
-        return False
-    try:
-        return image.getexif().get(ORIENTATION, 1) == 1
-    except Exception:  # an EXIF block that cannot be parsed may hide a rotation: re-encode
-        return False
+    Raises:
+        UserError: there are none.
+    """
+    if shard is None:
+        return range(images)
+    number, count = shard
+    part = range((number - 1) * images // count, number * images // count)
+    if not part:
+        raise UserError(f"--shard {number}/{count} of {images} images is empty: use fewer shards")
+    return part
 
 
 def convert(
-    source: ImageFolder,
+    source: Source,
     out: Path,
     settings: EncodeSettings,
     *,
     workers: int,
     on_error: Literal["stop", "skip"],
-    on_images: Callable[[int], None] = lambda images: None,
+    shard: tuple[int, int] | None = None,
+    format: Literal["beton", "tar"] = "beton",
+    tar_shard_size: int = TAR_SHARD_SIZE,
+    restart: bool = False,
+    progress: Progress | None = None,
 ) -> Conversion:
-    """Write `source` to `out`. `on_images` is told how many images each finished chunk had.
+    """Write `source` to `out`, going on where an interrupted conversion of the same to the same place ended.
+
+    Args:
+        shard: (i, n): only the i-th of n contiguous parts, counted from 1, to `shard_path(out, shard)`.
+        tar_shard_size: tar: bytes.
+        restart: throw away what an interrupted conversion left.
 
     Raises:
-        UserError: a broken image (policy stop), no image at all, a dead worker, a full disk; `out` stays as it was.
+        UserError: a broken image (policy stop), no image at all, a dead worker, a full disk. An earlier `out` stays as
+            it was, and what has been converted is kept for the next call.
     """
     settings.validate()
-    skipped: list[str] = []
-    extra = {"mode": settings.mode, "max_resolution": settings.max_resolution, "quality": settings.quality}
-    try:
-        with BetonWriter(out, len(source.paths), source.classes, extra) as writer:
-            labels = iter(source.labels)
-            for results in _encode_all(source.paths, settings, workers):
-                for result, label in zip(results, labels, strict=False):
-                    if isinstance(result, Record):
-                        writer.add(
-                            result.payload, mode=result.mode, height=result.height, width=result.width, label=int(label)
-                        )
-                    elif on_error == "skip":
-                        skipped.append(result)
-                    else:
-                        raise UserError(f"{result}: repair or remove it, or pass --on-error skip")
-                on_images(len(results))
-            if len(writer) == 0:
-                raise UserError(f"none of the {len(source.paths)} files in {source.root} is an image that can be read")
-    except BrokenProcessPool:
-        raise UserError(
-            f"a conversion worker died (out of memory?): nothing was written to {out}; try fewer --workers"
-        ) from None
-    except BrokenPipeError:  # of the progress display, not of the file
-        raise
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}): no part of it was left") from None
-    return Conversion(len(source.paths) - len(skipped), skipped, _list_skipped(out, skipped))
+    samples = part_of(len(source), shard)
+    extra = dataclasses.asdict(settings)
+    if shard is not None:
+        out = shard_path(out, shard)
+        extra["shard"] = list(shard)
+    writer: RecordWriter
+    if format == "beton":
+        writer = BetonWriter(out, len(samples), source.classes, extra)
+    elif settings.mode == "raw":
+        raise UserError("--format tar holds JPEG images, not raw pixels: use --mode jpg or keep, or --format beton")
+    else:
+        from fastvarcon.data_prep.tar_writer import TarWriter
+
+        writer = TarWriter(out, len(samples), source.classes, extra, tar_shard_size)
+    run = _Run(source, samples, writer, progress or Progress())
+    with run.keeping_what_is_done():
+        header = {"format": format, "tar_shard_size": tar_shard_size, **extra, **_identity(source, samples)}
+        run.resume(header, restart, on_error)
+        with contextlib.closing(encode_all(source, samples[run.done :], settings, workers)) as chunks:
+            for results in chunks:
+                run.store(results, on_error)
+        run.finish()
+    return Conversion(out, len(writer), run.skipped, write_skipped(out, run.skipped))
 
 
-def _encode_all(paths: list[Path], settings: EncodeSettings, workers: int) -> Iterator[list[Record | str]]:
-    """Results of every chunk in order. At most three chunks per worker are under way: memory holds their images."""
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    if workers == 1 or len(chunks) == 1:
-        for chunk in chunks:
-            yield _encode_chunk(chunk, settings)
-        return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe in a process with threads
-    with ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_end_with_parent) as pool:
-        waiting: deque[Future] = deque()
+def _identity(source: Source, samples: range) -> dict:
+    """What else must agree for a resume: the images in their order, and the programs that encode them."""
+    digest = hashlib.blake2b(source.labels[samples.start : samples.stop].tobytes(), digest_size=16)
+    for index in samples:
+        digest.update(source.key(index).encode(errors="surrogateescape") + b"\0")
+    return {
+        "source": source.name,
+        "classes": source.classes,
+        "number of images": len(samples),
+        "list of images": digest.hexdigest(),
+        "Pillow": PIL.__version__,
+        "simplejpeg": simplejpeg.__version__,
+    }
+
+
+class _Run:
+    """A conversion under way: the images that are done stand in the partial output and in the journal."""
+
+    def __init__(self, source: Source, samples: range, writer: RecordWriter, progress: Progress):
+        self._source, self._samples, self._writer, self._progress = source, samples, writer, progress
+        self._journal = Journal(writer.path)
+        self.done: int | None = None
+        """Images written or skipped; None until `resume` has found out."""
+        self.skipped: list[str] = []
+
+    def resume(self, header: dict, restart: bool, on_error: str) -> None:
+        """Take over what an interrupted conversion left, if `header` says that it was the same."""
+        earlier, items = self._journal.read()
+        changed = [name for name in header if earlier is not None and earlier.get(name) != header[name]]
+        if earlier is not None and (restart or changed):
+            reason = "--restart" if restart else f"the interrupted conversion had another {', '.join(changed)}"
+            self._progress.say(f"starting anew: {reason}")
+            items = []
+        places = [place for place, item in enumerate(items) if isinstance(item, Entry)]
+        if on_error == "stop" and len(places) < len(items):
+            raise UserError(
+                f"the interrupted conversion skipped {len(items) - len(places)} broken files: go on with "
+                "--on-error skip, or begin again with --restart"
+            )
+        if items:
+            self._progress.say(f"checking what an interrupted conversion left, {len(items):,} images")
+        whole = self._writer.restore([items[place] for place in places])
+        if whole < len(places):
+            items = items[: places[whole]]
+        self._journal.start(header, items)
+        self.done = len(items)
+        self.skipped = [item for item in items if isinstance(item, str)]
+        if items:
+            self._progress.say(f"resuming: {self.done:,} of {len(self._samples):,} images are already converted")
+        self._progress.begin(self.done)
+
+    def store(self, results: list[Encoded], on_error: str) -> None:
+        """Write the next images. Raises UserError for a broken one (policy stop)."""
+        finished: list[Item] = []
         try:
-            for chunk in chunks:
-                waiting.append(pool.submit(_encode_chunk, chunk, settings))
-                if len(waiting) >= 3 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for result in results:
+                if isinstance(result, str) and on_error == "stop":
+                    break
+                finished.append(self._store(result, self._samples[self.done + len(finished)]))
+        finally:  # also when the disk is full
+            self._journal.append(finished)
+            self.done += len(finished)
+        if len(finished) < len(results):
+            raise UserError(f"{results[len(finished)]}: repair it, or pass --on-error skip; {self._kept}")
+        self._progress.advance(len(results))
+
+    def _store(self, result: Encoded, sample: int) -> Item:
+        if isinstance(result, str):
+            self.skipped.append(result)
+            return result
+        record, content_hash = result
+        label = int(self._source.labels[sample])
+        self._writer.add(record, label, content_hash)
+        return Entry(label, record.mode, record.height, record.width, len(record.payload), content_hash)
+
+    def finish(self) -> None:
+        if len(self._writer) == 0:
+            self.done = 0
+            raise UserError(
+                f"none of the {len(self._samples)} files in {self._source.name} is an image that can be read"
+            )
+        self._writer.finish()
+        self._journal.remove()
+
+    @contextlib.contextmanager
+    def keeping_what_is_done(self) -> Iterator[None]:
+        """Whatever ends the conversion inside, the next call finds what is done. If that is nothing, it is removed."""
+        try:
+            yield
+        except BrokenProcessPool:
+            raise UserError(
+                f"a conversion worker died (out of memory?): {self._kept}; fewer --workers need less memory"
+            ) from None
+        except BrokenPipeError:  # of the progress display, not of the file
+            raise
+        except OSError as error:
+            raise UserError(
+                f"{self._writer.path} cannot be written ({error.strerror or error}): {self._kept}"
+            ) from None
+        except (KeyboardInterrupt, SystemExit):
+            self._progress.say(self._kept)
+            raise
         finally:
-            for future in waiting:
-                future.cancel()
+            if self.done == 0:
+                self._writer.discard()
+                self._journal.remove()
+            self._writer.suspend()
+            self._journal.close()
 
-
-def _end_with_parent() -> None:
-    """End this worker when the converting process is gone, however it went: nobody else would tell it."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _encode_chunk(paths: list[Path], settings: EncodeSettings) -> list[Record | str]:
-    """A record or an error message for every path."""
-    results: list[Record | str] = []
-    for path in paths:
-        try:
-            results.append(encode(path, settings))
-        except ImageError as error:
-            results.append(str(error))
-    return results
-
-
-def _list_skipped(out: Path, skipped: list[str]) -> Path | None:
-    sidecar = out.with_name(out.name + ".skipped.txt")
-    if not skipped:
-        sidecar.unlink(missing_ok=True)
-        return None
-    try:
-        sidecar.write_text("\n".join(skipped) + "\n", encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(
-            f"{out} is written, but the list of skipped files is not: {sidecar} ({error.strerror})"
-        ) from None
-    return sidecar
+    @property
+    def _kept(self) -> str:
+        return (
+            f"{self.done or 0:,} of {len(self._samples):,} images are converted, the same command goes on behind them"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,62 +11,12 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from fastvarcon.commands.convert import convert
+from fastvarcon.commands.merge import merge
+from fastvarcon.commands.verify import verify
 from fastvarcon.config import BackendName
 from fastvarcon.errors import UserError, exits_cleanly
 from fastvarcon.machine import available_cores
-
-
-def convert(
-    image_folder: Annotated[
-        Positional[Path], arg(metavar="IMAGE_FOLDER", help="Folder with one sub-folder of images per class.")
-    ],
-    out: Annotated[
-        Positional[Path], arg(metavar="OUT", help="The .beton file to write; replaced only when the new one is whole.")
-    ],
-    max_resolution: Annotated[int | None, arg(help="Shrink images whose longer side has more pixels.")] = None,
-    quality: Annotated[int, arg(help="JPEG quality of re-encoded images, 1-100.")] = 90,
-    mode: Annotated[
-        Literal["jpg", "raw", "keep"],
-        arg(help="jpg: re-encode. raw: store pixels. keep: copy JPEG bytes that need no change, re-encode the others."),
-    ] = "jpg",
-    workers: Annotated[int, arg(help="Processes; 0 = one per core.")] = 0,
-    on_error: Annotated[
-        Literal["stop", "skip"],
-        arg(help="What a file that is not a whole image does: stop, or be skipped and listed in OUT.skipped.txt."),
-    ] = "stop",
-    per_class: Annotated[int | None, arg(help="Take only the first images of each class, for a quick trial.")] = None,
-) -> None:
-    """Convert an image folder, once, into the .beton file that training reads."""
-    from fastvarcon.data.image_folder import scan_image_folder
-    from fastvarcon.data_prep.convert import EncodeSettings
-    from fastvarcon.data_prep.convert import convert as run
-    from fastvarcon.progress import Counter, format_seconds
-
-    settings = EncodeSettings(mode, max_resolution, quality)
-    settings.validate()
-    if workers < 0:
-        raise UserError(f"--workers must be 0 (one per core) or more, got {workers}")
-    if per_class is not None and per_class < 1:
-        raise UserError(f"--per-class must be at least 1, got {per_class}")
-    source = scan_image_folder(image_folder)
-    if per_class is not None:
-        source = source.first_per_class(per_class)
-    start = time.perf_counter()
-    with Counter(f"converting {image_folder.name}", len(source.paths)) as counter:
-        done = run(
-            source, out, settings, workers=workers or available_cores(), on_error=on_error, on_images=counter.advance
-        )
-    size = out.stat().st_size
-    print(
-        f"{out}: {done.written:,} images, {len(source.classes):,} classes, {size / 1e6:,.1f} MB, "
-        f"in {format_seconds(time.perf_counter() - start)}"
-    )
-    if source.ignored:
-        print(f"{source.ignored:,} files without an image suffix were left out")
-    if done.skipped:
-        print(f"{len(done.skipped):,} broken files were skipped; they are listed in {done.skipped_list}:")
-        shown = [f"  {message}" for message in done.skipped[:10]] + ["  ..."] * (len(done.skipped) > 10)
-        print("\n".join(shown).encode(errors="backslashreplace").decode())
 
 
 def inspect(
@@ -163,7 +112,15 @@ def bench() -> None:
     # replaced in main by the commands of its own, so that each has its own flags
 
 
-COMMANDS = {"convert": convert, "inspect": inspect, "eval": evaluate, "report": report, "bench": bench}
+COMMANDS = {
+    "convert": convert,
+    "merge": merge,
+    "verify": verify,
+    "inspect": inspect,
+    "eval": evaluate,
+    "report": report,
+    "bench": bench,
+}
 
 
 @exits_cleanly

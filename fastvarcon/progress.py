@@ -38,14 +38,26 @@ class Counter:
     """Counts images of a known total; a context manager. Rate and time left are those of this process alone."""
 
     def __init__(self, description: str, total: int):
-        self._description, self._total, self._done = description, total, 0
-        self._start = self._last_line = time.perf_counter()
+        self._description, self._total = description, total
         self._bar = Bar(description, total)
+        self.begin(0)
+
+    def begin(self, done: int) -> None:
+        """The work starts now; an earlier process has done so many images already."""
+        self._done = self._before = done
+        self._start = self._last_line = time.perf_counter()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self._bar.shown:
+            self._bar.say(line)
+        else:
+            print(line, flush=True)
 
     def advance(self, images: int) -> None:
         self._done += images
         now = time.perf_counter()
-        rate = self._done / max(now - self._start, 1e-9)
+        rate = (self._done - self._before) / max(now - self._start, 1e-9)
         left = format_seconds((self._total - self._done) / max(rate, 1e-9))
         text = f"{self._done:,}/{self._total:,} images  {rate:,.0f} images/s  left {left}"
         if self._bar.shown:

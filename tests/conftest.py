@@ -50,14 +50,15 @@ def image_folder(tmp_path: Path, rng: np.random.Generator) -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(train, val) .beton files of scikit-learn's digits."""
-    from fastvarcon.data.image_folder import scan_image_folder
-    from fastvarcon.data_prep.convert import EncodeSettings, convert
+    from fastvarcon.data_prep.convert import convert
     from fastvarcon.data_prep.digits import write_digits
+    from fastvarcon.data_prep.encode import EncodeSettings
+    from fastvarcon.data_prep.sources import open_source
 
     root = tmp_path_factory.mktemp("digits")
     write_digits(root / "images")
     for split in ("train", "val"):
-        source = scan_image_folder(root / "images" / split)
+        source = open_source(root / "images" / split)
         convert(source, root / f"{split}.beton", EncodeSettings(mode="raw"), workers=1, on_error="stop")
     return root / "train.beton", root / "val.beton"
 

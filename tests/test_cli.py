@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fastvarcon.data.beton import Beton
+from fastvarcon.data.beton import RAW, Beton
 from fastvarcon.data_prep.beton_writer import BetonWriter
+from fastvarcon.data_prep.record import Record
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_small_training_sets_need_no_flag(fastvarcon, trained, digits, tmp_path)
     whole, small = Beton(digits[0]), tmp_path / "small.beton"
     with BetonWriter(small, 100, whole.classes) as writer:
         for i in range(100):
-            writer.add(bytes(whole.record(i)), mode=1, height=8, width=8, label=int(whole.labels[i]))
+            writer.add(Record(bytes(whole.record(i)), RAW, 8, 8), int(whole.labels[i]), int(whole.hashes[i]))
     said = fastvarcon("eval", "knn", trained, "--data.train", small)
     assert "k =   20" in said and "k =  200" not in said
     assert "k = 200 neighbours" in fastvarcon("eval", "knn", trained, "--data.train", small, "--k", "200", code=2)

@@ -1,1 +1,1 @@
-"""The commands of the `fastvarcon` program, a file each."""
+"""The commands of the `fastvarcon` program, a file each. Heavy imports wait inside them."""

@@ -26,7 +26,7 @@ class BetonSet:
             for path in paths:
                 self._files.append(Beton(path))
                 opened.callback(self._files[-1].close)
-            self._check_classes()
+            check_classes(self._files)
             check_shards(self._files)
             opened.pop_all()
         self.classes = self._files[0].classes
@@ -64,14 +64,15 @@ class BetonSet:
         slot = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._files[slot], int(index - self._starts[slot])
 
-    def _check_classes(self) -> None:
-        first = self._files[0]
-        for file in self._files[1:]:
-            if file.classes != first.classes:
-                raise UserError(
-                    f"{file.path} has other classes than {first.path}: they are not shards of one dataset, "
-                    "convert them with --shard i/n or name one file"
-                )
+
+def check_classes(files: Sequence[Beton]) -> None:
+    """Raise UserError if a file has other classes than the first."""
+    for file in files[1:]:
+        if file.classes != files[0].classes:
+            raise UserError(
+                f"{file.path} has other classes than {files[0].path}: they are not shards of one dataset, "
+                "convert them with --shard i/n or name one file"
+            )
 
 
 def check_shards(files: Sequence[Beton]) -> None:

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 from fastvarcon.data import beton
 from fastvarcon.data.beton import Beton, BetonError
+from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.beton_writer import BetonWriter
+from fastvarcon.data_prep.record import Record
 
 
 def write(path: Path, labels=(0, 1, 1), classes=("ant", "bee"), sizes=((2, 3), (5, 4), (1, 1))) -> Path:
     with BetonWriter(path, len(labels), list(classes), {"quality": 90}) as writer:
         for label, (h, w) in zip(labels, sizes, strict=True):
-            writer.add(bytes(range(3 * h * w)), mode=beton.RAW, height=h, width=w, label=label)
+            payload = bytes(range(3 * h * w))
+            writer.add(Record(payload, beton.RAW, h, w), label, content_hash(payload))
     return path
 
 

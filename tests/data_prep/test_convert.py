@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -10,16 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastvarcon import cli
+from fastvarcon.commands.convert import parse_size
 from fastvarcon.data.beton import JPG, RAW, Beton
-from fastvarcon.data.decode import ImageError, decode_rgb
 from fastvarcon.data.image_folder import scan_image_folder
+from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.beton_writer import MIN_PAGE_SIZE, BetonWriter
-from fastvarcon.data_prep.convert import EncodeSettings, convert, encode
+from fastvarcon.data_prep.convert import convert, part_of
+from fastvarcon.data_prep.encode import EncodeSettings
+from fastvarcon.data_prep.sources import open_source
+from fastvarcon.data_prep.record import Record
 from fastvarcon.errors import UserError
 
 
 def run(folder, out, mode="jpg", workers=1, on_error="stop", **settings):
-    convert(scan_image_folder(folder), out, EncodeSettings(mode, **settings), workers=workers, on_error=on_error)
+    convert(open_source(folder), out, EncodeSettings(mode, **settings), workers=workers, on_error=on_error)
     return Beton(out)
 
 
@@ -31,7 +35,7 @@ def test_raw_stores_the_pixels_and_the_classes(image_folder, tmp_path):
 
 
 def test_workers_do_not_change_the_file(image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastvarcon.data_prep.convert.CHUNK", 2)
+    monkeypatch.setattr("fastvarcon.data_prep.workers.CHUNK", 2)
     for workers in (1, 2):
         run(image_folder, tmp_path / f"{workers}.beton", workers=workers)
     assert (tmp_path / "1.beton").read_bytes() == (tmp_path / "2.beton").read_bytes()
@@ -44,50 +48,11 @@ def test_keep_copies_jpegs_and_re_encodes_the_rest(image_folder, tmp_path):
     assert kept == [path.suffix == ".jpg" for path in source.paths]
 
 
-def test_keep_shrinks_and_turns_what_it_must(tmp_path):
-    folder = tmp_path / "images" / "x"
-    folder.mkdir(parents=True)
-    big = Image.new("RGB", (300, 100), "red")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side
-    big.save(folder / "0.jpg")
-    big.save(folder / "1.jpg", exif=exif)
-    file = run(tmp_path / "images", tmp_path / "a.beton", "keep", max_resolution=150)
-    assert list(zip(file.widths, file.heights, strict=True)) == [(150, 50), (50, 150)]
-    file = run(tmp_path / "images", tmp_path / "b.beton", "keep")
-    assert list(zip(file.widths, file.heights, strict=True)) == [(300, 100), (100, 300)]
-
-
 def test_max_resolution_never_enlarges(image_folder, tmp_path):
     source, file = scan_image_folder(image_folder), run(image_folder, tmp_path / "a.beton", max_resolution=30)
     for path, width, height in zip(source.paths, file.widths, file.heights, strict=True):
         original = Image.open(path).size
         assert max(width, height) == min(30, max(original))
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    grey = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    image.save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
-    rgb = decode_rgb(next(tmp_path.glob("a.*")), "a")
-    assert rgb.shape == (8, 8, 3)
-    if mode != "1":
-        assert np.abs(rgb.astype(int) - grey[..., None]).max() <= 6  # palettes and CMYK round
-
-
-def test_png_named_jpeg_is_read_by_its_content(tmp_path):
-    Image.new("RGB", (4, 4), "blue").save(tmp_path / "a.png")
-    (tmp_path / "a.png").rename(tmp_path / "a.JPEG")
-    record = encode(tmp_path / "a.JPEG", EncodeSettings("keep"))
-    assert record.mode == JPG and record.payload.startswith(b"\xff\xd8")
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(20)])
-def test_file_that_is_no_image(tmp_path, content):
-    (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(ImageError, match=r"a\.jpg"):
-        encode(tmp_path / "a.jpg", EncodeSettings())
 
 
 @pytest.fixture
@@ -99,15 +64,22 @@ def broken_folder(image_folder):
 
 
 @pytest.mark.parametrize("mode", ["jpg", "keep"])
-def test_broken_image_stops_with_its_name_and_leaves_nothing(broken_folder, tmp_path, mode):
-    with pytest.raises(UserError, match=r"bee/2\.jpg.*--on-error skip"):
+def test_broken_image_stops_with_its_name_and_keeps_what_is_done(broken_folder, tmp_path, mode):
+    with pytest.raises(UserError, match=r"bee/2\.jpg.*--on-error skip; 6 of 15 images .* the same command goes on"):
         run(broken_folder, tmp_path / "a.beton", mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.beton.journal", "a.beton.partial", "images"]
+
+
+def test_first_image_broken_leaves_nothing(image_folder, tmp_path):
+    (image_folder / "ant" / "0.jpg").write_bytes(b"hello")
+    with pytest.raises(UserError, match=r"ant/0\.jpg"):
+        run(image_folder, tmp_path / "a.beton")
     assert [p.name for p in tmp_path.iterdir()] == ["images"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_broken_images_are_skipped_and_listed(broken_folder, tmp_path, workers, monkeypatch):
-    monkeypatch.setattr("fastvarcon.data_prep.convert.CHUNK", 2)
+    monkeypatch.setattr("fastvarcon.data_prep.workers.CHUNK", 2)
     source, file = (
         scan_image_folder(broken_folder),
         run(broken_folder, tmp_path / "a.beton", workers=workers, on_error="skip"),
@@ -132,6 +104,7 @@ def test_folder_of_broken_images_alone(tmp_path):
     (tmp_path / "images" / "x" / "a.jpg").write_bytes(b"hello")
     with pytest.raises(UserError, match="none of the 1 files"):
         run(tmp_path / "images", tmp_path / "a.beton", on_error="skip")
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
 
 
 @pytest.mark.parametrize(
@@ -153,47 +126,12 @@ def test_records_never_cross_a_page_and_pages_grow_for_a_large_one(tmp_path, rng
     sizes = [int(n) for n in rng.integers(1, 500, 40)] + [1200] + [int(n) for n in rng.integers(1, 500, 10)]
     with BetonWriter(tmp_path / "a.beton", len(sizes), ["x"]) as writer:
         for width in sizes:
-            writer.add(bytes(3 * width * 1000), mode=RAW, height=1000, width=width, label=0)
+            payload = bytes(3 * width * 1000)
+            writer.add(Record(payload, RAW, 1000, width), 0, content_hash(payload))
     file = Beton(tmp_path / "a.beton")
     starts = file._pointers.astype(np.int64)
     assert file.page_size == 2 * MIN_PAGE_SIZE
     assert (starts // file.page_size == (starts + file.sizes - 1) // file.page_size).all()
-
-
-def test_killed_conversion_leaves_no_file_under_the_final_name_and_can_be_repeated(image_folder, tmp_path):
-    """kill -9 while records are being written; the lock dies with the process."""
-    script = (
-        "import sys, time; from pathlib import Path; from fastvarcon.data_prep.beton_writer import BetonWriter\n"
-        "with BetonWriter(Path(sys.argv[1]), 2, ['x']) as writer:\n"
-        "    writer.add(bytes(3), mode=1, height=1, width=1, label=0); print('ready', flush=True); time.sleep(60)"
-    )
-    out = tmp_path / "a.beton"
-    process = subprocess.Popen([sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    with pytest.raises(UserError, match="is being written by another process"):
-        run(image_folder, out)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not out.exists()
-    assert len(run(image_folder, out)) == 15
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.beton", "images"]
-
-
-def test_dead_worker_is_an_error_and_not_a_hang(image_folder, tmp_path, run_python):
-    script = tmp_path / "dies.py"
-    script.write_text(
-        "import os, sys; from pathlib import Path; from fastvarcon.data_prep import convert as module\n"
-        "from fastvarcon.data.image_folder import scan_image_folder\n"
-        "def die(paths, settings): os._exit(1)\n"
-        "module.CHUNK, module._encode_chunk = 1, die\n"
-        "if __name__ == '__main__':\n"
-        "    module.convert(scan_image_folder(Path(sys.argv[1])), Path(sys.argv[2]), module.EncodeSettings(),"
-        " workers=2,"
-        " on_error='stop')\n"
-    )
-    done = run_python(script, image_folder, tmp_path / "a.beton", timeout=60)
-    assert "UserError: a conversion worker died" in done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dies.py", "images"]
 
 
 def test_quality_and_filter_reach_the_file(tmp_path, rng):
@@ -204,16 +142,6 @@ def test_quality_and_filter_reach_the_file(tmp_path, rng):
     assert np.frombuffer(small.record(0), np.uint8).std() < 20
     sizes = [int(run(tmp_path / "images", tmp_path / "a.beton", quality=quality).sizes[0]) for quality in (20, 90)]
     assert 3 * sizes[0] < sizes[1]
-
-
-def test_full_disk_leaves_nothing_and_says_so(image_folder, tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("fastvarcon.data_prep.beton_writer.os.fsync", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        run(image_folder, tmp_path / "a.beton")
-    assert [p.name for p in tmp_path.iterdir()] == ["images"]
 
 
 def test_output_through_a_link_replaces_its_target(image_folder, tmp_path):
@@ -263,24 +191,18 @@ def test_broken_file_whose_name_is_no_text_is_listed(image_folder, tmp_path):
     assert b"b\xff.png" in (tmp_path / "a.beton.skipped.txt").read_bytes()
 
 
-@pytest.mark.parametrize("mode", ["I", "F"])
-def test_pixels_without_a_range_are_refused(tmp_path, mode):
-    Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match="32-bit"):
-        decode_rgb(tmp_path / "a.tif", "a.tif")
-
-
 def test_workers_end_with_a_killed_conversion(image_folder, tmp_path):
     """kill -9 of the parent while its workers are busy: none of them lives on."""
     for index in range(400):
         shutil.copy(image_folder / "ant" / "0.jpg", image_folder / "ant" / f"more{index}.jpg")
     code = (
         "import sys, time; from pathlib import Path; from fastvarcon.data_prep import convert as module\n"
-        "from fastvarcon.data.image_folder import scan_image_folder\n"
-        "def report(images): print('ready', flush=True); time.sleep(60)\n"
+        "from fastvarcon.data_prep.sources import open_source\n"
+        "class Slow(module.Progress):\n"
+        "    def advance(self, images): print('ready', flush=True); time.sleep(60)\n"
         "if __name__ == '__main__':\n"
-        "    module.convert(scan_image_folder(Path(sys.argv[1])), Path(sys.argv[2]), module.EncodeSettings(),\n"
-        "                   workers=2, on_error='stop', on_images=report)\n"
+        "    module.convert(open_source(Path(sys.argv[1])), Path(sys.argv[2]), module.EncodeSettings(),\n"
+        "                   workers=2, on_error='stop', progress=Slow())\n"
     )
     script = tmp_path / "slow.py"
     script.write_text(code)
@@ -292,14 +214,126 @@ def test_workers_end_with_a_killed_conversion(image_folder, tmp_path):
     process.stdout.read()  # returns when the last worker, which shares the pipe, has gone
 
 
-def test_terminated_conversion_cleans_up(image_folder, tmp_path):
-    code = (
-        "import sys, time; from fastvarcon import cli; from fastvarcon.data_prep.beton_writer import BetonWriter\n"
-        "def slow(self, *args, **kwargs): print('ready', flush=True); time.sleep(60)\n"
-        "BetonWriter.add = slow; cli.main()"
+def test_every_record_has_its_content_hash(image_folder, tmp_path):
+    file = run(image_folder, tmp_path / "a.beton")
+    assert file.hashes.tolist() == [content_hash(file.record(i)) for i in range(15)]
+
+
+def test_workers_import_no_torch(image_folder, tmp_path, run_python):
+    """Neither a worker nor the server that starts them: it would take seconds and hundreds of megabytes each."""
+    code = "import sys, fastvarcon.data_prep.workers, fastvarcon.cli; print([m for m in sys.modules if m == 'torch'])"
+    assert run_python("-c", code).stdout == "[]\n"
+
+
+class Pixels:
+    """A source that hands out pixels and bytes; a worker reads from a copy of its own."""
+
+    name, classes, labels = "pixels", ["even", "odd"], np.arange(100) % 2
+
+    def __len__(self):
+        return 100
+
+    def key(self, index):
+        return f"row {index}"
+
+    def read(self, index):
+        if index == 99:
+            return b"hello"
+        return np.full((4, 6, 3), index, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_source_of_pixels(tmp_path, workers):
+    done = convert(Pixels(), tmp_path / "a.beton", EncodeSettings("raw"), workers=workers, on_error="skip")
+    file = Beton(tmp_path / "a.beton")
+    assert [file.record(i)[0] for i in range(99)] == list(range(99)) and file.labels.tolist() == [0, 1] * 49 + [0]
+    assert done.written == 99 and done.skipped == ["row 99: not an image that can be read"]
+
+
+def test_shards_hold_contiguous_parts_and_all_classes(image_folder, tmp_path):
+    run(image_folder, tmp_path / "whole.beton")
+    whole, seen = Beton(tmp_path / "whole.beton"), []
+    for number in (1, 2, 3, 4):
+        done = convert(
+            open_source(image_folder),
+            tmp_path / "a.b.beton",
+            EncodeSettings(),
+            workers=1,
+            on_error="stop",
+            shard=(number, 4),
+        )
+        assert done.path == tmp_path / f"a.b-0000{number}-of-00004.beton"
+        file = Beton(done.path)
+        assert file.classes == whole.classes and file.extra["shard"] == [number, 4]
+        seen += zip(file.labels.tolist(), file.hashes.tolist(), strict=True)
+    assert seen == list(zip(whole.labels.tolist(), whole.hashes.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("images", "count"), [(15, 1), (15, 4), (15, 15), (1_281_167, 64)])
+def test_parts_cover_everything_once_and_evenly(images, count):
+    parts = [part_of(images, (number, count)) for number in range(1, count + 1)]
+    assert [i for part in parts for i in (part.start, part.stop)] == sorted(
+        i for part in parts for i in (part.start, part.stop)
     )
-    command = [sys.executable, "-c", code, "convert", str(image_folder), str(tmp_path / "a.beton"), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    process.terminate()
-    assert process.wait(30) == 143 and [p.name for p in tmp_path.iterdir()] == ["images"]
+    assert sum(map(len, parts)) == images and max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_more_shards_than_images():
+    with pytest.raises(UserError, match="--shard 1/16 of 15 images is empty"):
+        part_of(15, (1, 16))
+
+
+def test_tar_holds_no_raw_pixels(image_folder, tmp_path):
+    with pytest.raises(UserError, match="--format tar holds JPEG images"):
+        convert(
+            open_source(image_folder),
+            tmp_path / "t",
+            EncodeSettings("raw"),
+            workers=1,
+            on_error="stop",
+            format="tar",
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "256", "--quality", "80"], "--preset 256 sets mode, resolution and quality"),
+        (["--preset", "original", "--mode", "keep"], "--preset original sets"),
+        (["--preset", "400", "--max-resolution", "300"], "--preset 400 sets"),
+        (["--shard", "0/3"], "--shard takes"),
+        (["--shard", "4/3"], "--shard takes"),
+        (["--shard", "one"], "--shard takes"),
+        (["--shard", "1/99"], "--shard 1/99 of 15 images is empty"),
+        (["--shard-size", "1GB"], "--shard-size belongs to --format tar"),
+        (["--format", "tar", "--shard-size", "much"], "--shard-size takes a size"),
+        (["--format", "tar", "--shard-size", "0MB"], "--shard-size takes a size"),
+        (["--format", "tar", "--mode", "raw"], "--format tar holds JPEG images"),
+        (["--workers", "-1"], "--workers must be 0"),
+        (["--per-class", "0"], "--per-class must be at least 1"),
+    ],
+)
+def test_flags_that_do_not_fit(image_folder, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr(sys, "argv", ["fastvarcon", "convert", str(image_folder), str(tmp_path / "a.beton"), *flags])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [("256", ("jpg", 256, 90)), ("400", ("jpg", 400, 90)), ("500", ("jpg", 500, 90)), ("original", ("keep", None, 90))],
+)
+def test_presets(image_folder, tmp_path, monkeypatch, preset, expected):
+    out = tmp_path / "a.beton"
+    monkeypatch.setattr(sys, "argv", ["fastvarcon", "convert", str(image_folder), str(out), "--preset", preset])
+    cli.main()
+    extra = Beton(out).extra
+    assert (extra["mode"], extra["max_resolution"], extra["quality"]) == expected
+
+
+@pytest.mark.parametrize(("text", "size"), [("500MB", 500_000_000), ("1gb", 10**9), ("1.5KB", 1500)])
+def test_sizes(text, size):
+    assert parse_size(text) == size

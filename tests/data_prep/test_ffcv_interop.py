@@ -6,8 +6,9 @@ from PIL import Image
 
 from fastvarcon.data.backends import open_backend
 from fastvarcon.data.beton import JPG, RAW, Beton
-from fastvarcon.data.image_folder import scan_image_folder
-from fastvarcon.data_prep.convert import EncodeSettings, convert
+from fastvarcon.data_prep.convert import convert
+from fastvarcon.data_prep.encode import EncodeSettings
+from fastvarcon.data_prep.sources import open_source
 
 pytest.importorskip(
     "ffcv", reason="the ffcv package is not installed: it needs libturbojpeg0-dev, libopencv-dev, pkg-config"
@@ -40,7 +41,7 @@ class Pictures:
 @pytest.mark.parametrize("mode", ["raw", "jpg", "keep"])
 def test_ffcv_reads_our_file(image_folder, tmp_path, mode):
     path = tmp_path / "ours.beton"
-    convert(scan_image_folder(image_folder), path, EncodeSettings(mode), workers=1, on_error="stop")
+    convert(open_source(image_folder), path, EncodeSettings(mode), workers=1, on_error="stop")
     ours, theirs = Beton(path), Reader(str(path))
     assert theirs.num_samples == len(ours) and theirs.field_names == ["image", "label"]
     assert (theirs.metadata["f1"] == ours.labels).all()
@@ -58,7 +59,7 @@ def test_ffcvs_loader_delivers_our_pixels(tmp_path, rng, mode, os_cache):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(source.pixels[index]).save(folder / f"{index}.png")
     path = tmp_path / "ours.beton"
-    convert(scan_image_folder(tmp_path / "images"), path, EncodeSettings(mode, quality=95), workers=1, on_error="stop")
+    convert(open_source(tmp_path / "images"), path, EncodeSettings(mode, quality=95), workers=1, on_error="stop")
     loader = Loader(
         str(path),
         batch_size=3,
@@ -104,7 +105,7 @@ def test_we_read_ffcvs_file(tmp_path, rng, mode):
 def test_ffcv_centre_crop_on_ragged_images(image_folder, tmp_path):
     """Images of different sizes: ffcv finds every record by our tables."""
     path = tmp_path / "ours.beton"
-    convert(scan_image_folder(image_folder), path, EncodeSettings("raw"), workers=1, on_error="stop")
+    convert(open_source(image_folder), path, EncodeSettings("raw"), workers=1, on_error="stop")
     loader = Loader(
         str(path),
         batch_size=5,

@@ -131,14 +131,15 @@ def test_other_configuration_may_start_over_before_the_first_checkpoint(train, t
 
 
 def test_data_that_changed_under_a_run_is_noticed(train, digits, tmp_path):
-    from fastvarcon.data.beton import Beton
+    from fastvarcon.data.beton import RAW, Beton
     from fastvarcon.data_prep.beton_writer import BetonWriter
+    from fastvarcon.data_prep.record import Record
 
     data, whole = tmp_path / "train.beton", Beton(digits[0])
     for count in (1437, 1400):
         with BetonWriter(data, count, whole.classes) as writer:
             for i in range(count):
-                writer.add(bytes(whole.record(i)), mode=1, height=8, width=8, label=int(whole.labels[i]))
+                writer.add(Record(bytes(whole.record(i)), RAW, 8, 8), int(whole.labels[i]), int(whole.hashes[i]))
         if count == 1437:
             train("--data.train", str(data), epochs=1)
     error = train("--data.train", str(data), epochs=1, code=2).stderr
@@ -146,22 +147,28 @@ def test_data_that_changed_under_a_run_is_noticed(train, digits, tmp_path):
 
 
 def test_unlabelled_images_are_refused(train, tmp_path):
+    from fastvarcon.data.beton import RAW
+    from fastvarcon.data.records import content_hash
     from fastvarcon.data_prep.beton_writer import BetonWriter
+    from fastvarcon.data_prep.record import Record
 
     with BetonWriter(tmp_path / "u.beton", 2, ["a", "b"]) as writer:
         for label in (0, -1):
-            writer.add(bytes(3), mode=1, height=1, width=1, label=label)
+            writer.add(Record(bytes(3), RAW, 1, 1), label, content_hash(bytes(3)))
     assert "has unlabelled images" in train("--data.train", str(tmp_path / "u.beton"), code=2).stderr
 
 
 def test_error_of_one_rank_is_shown_and_ends_all(run_python, tmp_path, digits):
     """A broken image that falls to the second rank: its name is printed, once, and nobody waits."""
+    from fastvarcon.data.beton import JPG, RAW
+    from fastvarcon.data.records import content_hash
     from fastvarcon.data_prep.beton_writer import BetonWriter
+    from fastvarcon.data_prep.record import Record
 
     with BetonWriter(tmp_path / "bad.beton", 8, ["a", "b"]) as writer:
         for i in range(8):
-            record = bytes(192) if i != BROKEN else b"\xff\xd8 broken"
-            writer.add(record, mode=0 if i == BROKEN else 1, height=8, width=8, label=i % 2)
+            payload = bytes(192) if i != BROKEN else b"\xff\xd8 broken"
+            writer.add(Record(payload, JPG if i == BROKEN else RAW, 8, 8), i % 2, content_hash(payload))
     flags = command((tmp_path / "bad.beton", digits[1]), tmp_path / "run", 1, "--train.val-every", "0")
     flags[flags.index("128")] = "8"
     done = run_python("-m", "torch.distributed.run", "--nproc_per_node", "2", *flags, timeout=120)

@@ -1,0 +1,49 @@
+"""`fastvarcon merge`."""
+
+from __future__ import annotations
+
+import glob
+import time
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from fastvarcon.errors import UserError
+
+
+def merge(
+    out: Annotated[
+        Positional[Path], arg(metavar="OUT", help="The .beton file to write; replaced only when the new one is whole.")
+    ],
+    shards: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(metavar="SHARD [SHARD ...]", help='.beton files, or a pattern: "train-*.beton".'),
+    ],
+) -> None:
+    """Join .beton files into one, the shards of `convert --shard i/n` in their order."""
+    from fastvarcon.data_prep.merge import merge as run
+    from fastvarcon.data_prep.merge import open_parts
+    from fastvarcon.data_prep.skipped import skipped_path
+    from fastvarcon.progress import Counter, format_seconds
+
+    parts = open_parts([path for shard in shards for path in _matches(shard)])
+    start = time.perf_counter()
+    with Counter(f"merging {len(parts)} files", sum(map(len, parts))) as counter:
+        done = run(parts, out, counter.advance)
+    print(
+        f"{out}: {done.images:,} images, {len(parts[0].classes):,} classes, {out.stat().st_size / 1e6:,.1f} MB, "
+        f"in {format_seconds(time.perf_counter() - start)}"
+    )
+    if done.skipped:
+        print(f"{done.skipped:,} broken files had been skipped; they are listed in {skipped_path(out)}")
+
+
+def _matches(path: Path) -> list[Path]:
+    """The files of a pattern, sorted; any other path as it is."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    paths = sorted(map(Path, glob.glob(str(path))))
+    if not paths:
+        raise UserError(f"no file matches {path}: give the .beton files to merge")
+    return paths
