@@ -53,6 +53,10 @@ FIELD_DTYPES = {
 MAX_FIELDS = 64
 UNLABELLED = -1
 MAX_UNNAMED_CLASSES = 1_000_000  # a file without class names and a larger label is taken for damaged
+MAX_JPEG_PIXELS_PER_BYTE = 1024
+"""More than any Huffman-coded JPEG holds: every 8x8 block of a component costs at least one bit, and a unit of h x v
+blocks has at least h + v of them, as some component is sampled h times across and some v times down; h and v are at
+most 4. So a damaged table cannot make a backend ask for more than some thousand times the size of the file."""
 
 
 class BetonError(UserError):
@@ -64,8 +68,15 @@ def sample_dtype(field_dtypes: list[np.dtype]) -> np.dtype:
     return np.dtype([(f"f{i}", dtype) for i, dtype in enumerate(field_dtypes)], align=True)
 
 
+def beyond_jpeg(heights: np.ndarray, widths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """[n] bool: no JPEG of so many bytes has so many pixels."""
+    return heights.astype(np.int64) * widths > sizes.astype(np.int64) * MAX_JPEG_PIXELS_PER_BYTE
+
+
 class Beton:
     """Memory-mapped, read-only .beton file.
+
+    A file that is cut short while it is mapped ends the process with SIGBUS, as any mapped file does.
 
     Attributes:
         labels: [n] int64; UNLABELLED (-1) where there is none.
@@ -82,6 +93,8 @@ class Beton:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        if self.path.is_fifo():
+            raise BetonError(f"{self.path} is a pipe: name a .beton file")  # opening it would wait for ever
         try:
             self._map = np.memmap(self.path, dtype=np.uint8, mode="r")
         except FileNotFoundError:
@@ -203,6 +216,8 @@ class Beton:
         if not self._data_start <= start <= self._bytes.size:
             raise self._fail(f"the allocation table would start at byte {start} of {self._bytes.size}")
         count = (self._bytes.size - start) // ALLOCATION.itemsize
+        if count > self._num_samples * len(self._fields):  # one for each value at most; bounds the memory taken here
+            raise self._fail(f"an allocation table of {count} entries")
         table = self._table("the allocation table", ALLOCATION, count, start)
         order = np.argsort(table["pointer"], kind="stable")
         pointers = np.ascontiguousarray(table["pointer"][order])
@@ -218,6 +233,8 @@ class Beton:
         self.sizes = sizes.astype(np.int64)
         raw_size = self.widths.astype(np.int64) * self.heights * 3
         self._require((self.modes != RAW) | (self.sizes == raw_size), "a raw record of the wrong size")
+        beyond = (self.modes == JPG) & beyond_jpeg(self.heights, self.widths, self.sizes)
+        self._require(~beyond, "a JPEG with more pixels than its bytes can hold")
 
     def _read_extra(self) -> None:
         self.extra: dict = {}
@@ -225,11 +242,11 @@ class Beton:
         entry = np.frombuffer(arguments, dtype=EXTRA)[0]
         if entry["magic"] != EXTRA_MAGIC:
             return
-        block = self._table("the class list", np.dtype(np.uint8), int(entry["size"]), int(entry["pointer"])).tobytes()
+        block = self._table("the class list", np.dtype(np.uint8), int(entry["size"]), int(entry["pointer"]))
         if zlib.crc32(block) != int(entry["crc32"]):
             raise self._fail("the class list is damaged")
         try:
-            self.extra = json.loads(block)
+            self.extra = json.loads(block.tobytes())
             classes = self.extra["classes"]
             whole = self.extra.get("num_samples", self._num_samples) == self._num_samples
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
