@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,19 @@ def open_image(source: Path | bytes | memoryview, name: str) -> Image.Image:
     """
     if isinstance(source, Path) and source.exists() and not source.is_file():
         raise ImageError(f"{name}: not a regular file")  # reading a pipe would wait for ever
+    with _naming(name):
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+        image.load()
+    return image
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Whatever PIL raises inside becomes an ImageError that names the image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrupt EXIF and large images warn; what matters raises
-            image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
-            image.load()
-        return image
+            yield
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name}: not an image that can be read") from None
     except (FileNotFoundError, PermissionError) as error:
@@ -104,10 +112,12 @@ def decode_jpeg_into(record: bytes | memoryview, target: np.ndarray, name: str) 
             return
     except ValueError:  # damaged, or a harmless oddity: PIL tells which
         pass
-    image = np.asarray(open_image(record, name).convert("RGB"))
-    if image.shape != target.shape:
+    with _naming(name):
+        image = Image.open(io.BytesIO(record), formats=("JPEG",))
+    if image.size != (width, height):  # told by the header, before anything of that size is allocated
         raise ImageError(
-            f"{name}: decodes to {image.shape[0]} x {image.shape[1]} pixels, its entry says {height} x {width}: "
+            f"{name}: decodes to {image.height} x {image.width} pixels, its entry says {height} x {width}: "
             "convert the images again"
         )
-    target[...] = image
+    with _naming(name):
+        target[...] = np.asarray(image.convert("RGB"))

@@ -86,8 +86,6 @@ def open_records(path: Path | str) -> Records:
 
 
 def _beton_set(paths: list[Path]) -> Records:
-    if len(paths) == 1:
-        return Beton(paths[0])
     from fastvarcon.data.beton_set import BetonSet
 
     return BetonSet(paths)
