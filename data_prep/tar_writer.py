@@ -129,6 +129,7 @@ class TarWriter:
             self._end_shard(shard - 1)
             self._file = open(self._shard(shard), "ab")  # noqa: SIM115
         self._file.write(sample)
+        self._file.flush()  # to the system: from now on the record outlives this process
         self._note(shard, start, Entry(label, JPG, record.height, record.width, len(record.payload), hash))
 
     def finish(self) -> None:

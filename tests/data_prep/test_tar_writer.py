@@ -203,22 +203,18 @@ def test_other_entries_than_those_on_disk_are_not_taken_over(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_with_a_shard_half_written(tmp_path):
-    """Without suspend: what was not flushed is lost, the rest is taken over."""
+def test_records_outlive_a_killed_process(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; from fastvarcon.data_prep.record import Record\n"
         "from fastvarcon.data_prep.tar_writer import TarWriter\n"
-        "writer = TarWriter(Path(sys.argv[1]), 9, ['x'], {}, 1 << 20); writer.restore([])\n"
+        "writer = TarWriter(Path(sys.argv[1]), 9, ['x'], {}, 9000); writer.restore([])\n"
         "for i in range(9): writer.add(Record(bytes([i]) * 100, 0, 1, 1), 0, 0)\n"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "out"], check=False)
-    entries = [Entry(0, JPG, 1, 1, 100, content_hash(bytes([i]) * 100)) for i in range(9)]
-    writer = TarWriter(tmp_path / "out", 9, ["x"], {}, 1 << 20)
-    taken = writer.restore(entries)
-    assert 0 < taken < 9 and not (tmp_path / "out").exists()
-    for i in range(taken, 9):
-        writer.add(Record(bytes([i]) * 100, JPG, 9, 9), 0, entries[i].hash)
+    assert not (tmp_path / "out").exists()
+    writer = TarWriter(tmp_path / "out", 9, ["x"], {}, 9000)
+    assert writer.restore([Entry(0, JPG, 1, 1, 100, content_hash(bytes([i]) * 100)) for i in range(9)]) == 9
     writer.finish()
     assert [bytes(TarShards(tmp_path / "out").record(i)) for i in range(9)] == [bytes([i]) * 100 for i in range(9)]
 
