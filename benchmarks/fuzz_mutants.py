@@ -230,8 +230,8 @@ class Mutants:
     def __getitem__(self, index: int) -> Dataset:
         rng = random.Random(f"{self._seed}/{index}")
         if rng.random() < 0.05:  # tables that hold together around JSON that does not
-            edited = assemble(pictures(2, "jr"), True, [1, 1], lambda extra: _junk_in_json(extra, rng))
-            return {"a.beton": edited}
+            edited = assemble(pictures(2, "jr"), True, [1, 2], lambda extra: _junk_in_json(extra, rng))
+            return {"a.beton": edited} if rng.random() < 0.5 else {**self._seeds["set"], "1.beton": edited}
         name = rng.choice(self._names)
         dataset = dict(self._seeds[name])
         file = rng.choice(list(dataset))

@@ -17,7 +17,7 @@ from fastvarcon.data.beton import Beton
 from fastvarcon.errors import UserError
 
 TAR_TABLE = "records.npy"
-"""A folder that holds this file is a set of tar shards written by `fastvarcon convert --format tar`."""
+"""The table of a folder of tar shards that `fastvarcon convert --format tar` wrote."""
 
 
 class Records(Protocol):
@@ -69,7 +69,7 @@ def open_records(path: Path | str) -> Records:
     """
     path = Path(path)
     if path.is_dir():
-        if (path / TAR_TABLE).exists():
+        if (path / TAR_TABLE).exists() or any(path.glob("shard-*.tar")):
             from fastvarcon.data.tar_shards import TarShards
 
             return TarShards(path)

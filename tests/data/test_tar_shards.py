@@ -85,7 +85,7 @@ def test_damaged_or_missing_file_is_named(folder, file, damage):
     else:
         path.write_bytes({"empty": b"", "cut": content[:-1], "longer": content + b"x"}[damage])
     with pytest.raises(UserError, match=re.escape(str(path))):
-        TarShards(folder)
+        open_records(folder)
 
 
 def test_overwritten_table_is_noticed(folder):
