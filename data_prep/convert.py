@@ -20,10 +20,10 @@ import simplejpeg
 
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.encode import EncodeSettings
-from fastvarcon.data_prep.sources import Source
 from fastvarcon.data_prep.journal import Item, Journal
 from fastvarcon.data_prep.record import Entry, RecordWriter
 from fastvarcon.data_prep.skipped import write_skipped
+from fastvarcon.data_prep.sources import Source
 from fastvarcon.data_prep.workers import Encoded, encode_all
 from fastvarcon.errors import UserError
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from fastvarcon.data.decode import ImageError
 from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.encode import EncodeSettings, encode
-from fastvarcon.data_prep.sources import Source
 from fastvarcon.data_prep.record import Record
+from fastvarcon.data_prep.sources import Source
 
 CHUNK = 32  # images a worker takes at a time: amortises the trip between processes, and bounds memory
 

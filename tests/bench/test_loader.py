@@ -6,15 +6,16 @@ import pytest
 from PIL import Image
 
 from fastvarcon.bench.loader import write_folder
-from fastvarcon.data.image_folder import scan_image_folder
 from fastvarcon.data.records import open_records
-from fastvarcon.data_prep.convert import EncodeSettings, convert
+from fastvarcon.data_prep.convert import convert
+from fastvarcon.data_prep.encode import EncodeSettings
+from fastvarcon.data_prep.sources import open_source
 
 
 @pytest.fixture
 def file(image_folder, tmp_path):
     out = tmp_path / "a.beton"
-    convert(scan_image_folder(image_folder), out, EncodeSettings("keep"), workers=1, on_error="stop")
+    convert(open_source(image_folder), out, EncodeSettings("keep"), workers=1, on_error="stop")
     return out
 
 

@@ -9,8 +9,9 @@ import pytest
 from fastvarcon.data.backends import open_backend
 from fastvarcon.data.beton import RAW, Beton, BetonError
 from fastvarcon.data.beton_set import BetonSet
-from fastvarcon.data.records import open_records
+from fastvarcon.data.records import content_hash, open_records
 from fastvarcon.data_prep.beton_writer import BetonWriter
+from fastvarcon.data_prep.record import Record
 from fastvarcon.errors import UserError
 
 SIZES = [3, 1, 4]  # records in each shard
@@ -25,7 +26,8 @@ def write(path, shard: int, count: int, classes=("ant", "bee"), of: int | None =
     extra = {} if of is None else {"shard": [shard, of]}
     with BetonWriter(path, count, list(classes), extra) as writer:
         for index in range(count):
-            writer.add(payload(shard, index), mode=RAW, height=2, width=3, label=shard % 2)
+            record = payload(shard, index)
+            writer.add(Record(record, RAW, 2, 3), shard % 2, content_hash(record))
     return path
 
 
@@ -40,7 +42,8 @@ EXPECTED = [(shard, index) for shard, count in enumerate(SIZES, start=1) for ind
 @pytest.mark.parametrize("how", ["folder", "pattern"])
 def test_shards_are_one_dataset_in_the_order_of_their_names(tmp_path, shards, how):
     records = open_records(tmp_path if how == "folder" else tmp_path / "train-*.beton")
-    assert len(records) == 8 and records.classes == ["ant", "bee"] and records.hashes is None
+    assert len(records) == 8 and records.classes == ["ant", "bee"]
+    assert records.hashes.tolist() == [content_hash(payload(*where)) for where in EXPECTED]
     assert [bytes(records.record(i)) for i in range(8)] == [payload(*where) for where in EXPECTED]
     assert records.labels.tolist() == [shard % 2 for shard, _ in EXPECTED]
     assert records.heights.tolist() == [2] * 8 and records.widths.tolist() == [3] * 8

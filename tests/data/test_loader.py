@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from fastvarcon.data.backends import open_backend
-from fastvarcon.data.image_folder import scan_image_folder
 from fastvarcon.data.loader import Loader, ViewSpec
 from fastvarcon.data.sampling import BlockShuffle
-from fastvarcon.data_prep.convert import EncodeSettings, convert
+from fastvarcon.data_prep.convert import convert
+from fastvarcon.data_prep.encode import EncodeSettings
+from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
 SPEC = ViewSpec(size=12, mean=(0.5,) * 3, std=(0.25,) * 3, policy="simaugment")
@@ -273,7 +274,7 @@ def test_host_buffer_is_used_again(backend):
 
 def test_threads_and_files_are_given_back(file_handles, image_folder, tmp_path):
     out = tmp_path / "a.beton"
-    convert(scan_image_folder(image_folder), out, EncodeSettings("jpg"), workers=1, on_error="stop")
+    convert(open_source(image_folder), out, EncodeSettings("jpg"), workers=1, on_error="stop")
     threads, files = threading.active_count(), file_handles()
     for _ in range(5):
         backend = open_backend("cpu", out, 2)

@@ -17,8 +17,8 @@ from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.beton_writer import MIN_PAGE_SIZE, BetonWriter
 from fastvarcon.data_prep.convert import convert, part_of
 from fastvarcon.data_prep.encode import EncodeSettings
-from fastvarcon.data_prep.sources import open_source
 from fastvarcon.data_prep.record import Record
+from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
 

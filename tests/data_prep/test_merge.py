@@ -9,8 +9,8 @@ from fastvarcon import cli
 from fastvarcon.data.beton import Beton
 from fastvarcon.data_prep.convert import convert
 from fastvarcon.data_prep.encode import EncodeSettings
-from fastvarcon.data_prep.sources import open_source
 from fastvarcon.data_prep.merge import merge, open_parts
+from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from fastvarcon.data.beton import Beton
 from fastvarcon.data_prep.convert import Progress, convert
 from fastvarcon.data_prep.encode import EncodeSettings
-from fastvarcon.data_prep.sources import open_source
 from fastvarcon.data_prep.journal import Journal
+from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 from fastvarcon.progress import Counter
 

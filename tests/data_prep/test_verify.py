@@ -40,7 +40,7 @@ def write_tar(path, jpegs, labels, height=8, width=16):
 def write_beton(path, payloads, mode, height=8, width=16, extra=None):
     with BetonWriter(path, len(payloads), ["ant", "bee"], extra) as writer:
         for payload in payloads:
-            writer.add(payload, mode=mode, height=height, width=width, label=1)
+            writer.add(Record(payload, mode, height, width), 1, content_hash(payload))
     return path
 
 
@@ -117,7 +117,6 @@ def test_raw_records_are_known_by_their_hash(tmp_path):
     path = write_beton(tmp_path / "a.beton", pixels, RAW)
     flip(path, Beton(path).pointer(2))
     records = Beton(path)
-    records.hashes = np.array([content_hash(part) for part in pixels], dtype=np.uint64)
     assert [record.index for record in verify(records, workers=1, decode=True).bad] == [2]
 
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from fastvarcon.data.beton import JPG, RAW
+from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.beton_writer import BetonWriter
+from fastvarcon.data_prep.record import Record
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # records are upright: a decoder must not heed it
@@ -64,7 +66,7 @@ def write_beton():
                     (height, width), mode, payload = record.shape[:2], RAW, record.tobytes()
                 else:
                     (width, height), mode, payload = Image.open(io.BytesIO(record)).size, JPG, record
-                writer.add(payload, mode=mode, height=height, width=width, label=index % 2)
+                writer.add(Record(payload, mode, height, width), index % 2, content_hash(payload))
         return path
 
     return write

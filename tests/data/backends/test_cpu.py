@@ -10,8 +10,8 @@ from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.convert import convert
 from fastvarcon.data_prep.encode import EncodeSettings
-from fastvarcon.data_prep.sources import open_source
 from fastvarcon.data_prep.record import Record
+from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
 

@@ -13,8 +13,9 @@ import torch
 from fastvarcon.data.backends import BackendOptions, open_backend, resident, shared_pixels
 from fastvarcon.data.beton import JPG, Beton
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data.image_folder import scan_image_folder
-from fastvarcon.data_prep.convert import EncodeSettings, convert
+from fastvarcon.data_prep.convert import convert
+from fastvarcon.data_prep.encode import EncodeSettings
+from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
 linux = pytest.mark.skipif(not shared_pixels.FOLDER.is_dir(), reason="no /dev/shm")
@@ -23,7 +24,7 @@ linux = pytest.mark.skipif(not shared_pixels.FOLDER.is_dir(), reason="no /dev/sh
 @pytest.fixture
 def file(image_folder, tmp_path):
     out = tmp_path / "a.beton"
-    convert(scan_image_folder(image_folder), out, EncodeSettings("jpg"), workers=1, on_error="stop")
+    convert(open_source(image_folder), out, EncodeSettings("jpg"), workers=1, on_error="stop")
     return out
 
 
