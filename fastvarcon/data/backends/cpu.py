@@ -23,12 +23,15 @@ class CpuBackend:
         self.classes = self.records.classes
         self.labels = self.records.labels
         self.sizes = self.records.sizes
-        self.fingerprint = self.records.fingerprint
         self._workers = options.workers
         self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.records.fingerprint
 
     def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
         records = self.records

@@ -22,16 +22,19 @@ class FolderBackend:
         self.classes = folder.classes
         self.labels = folder.labels
         self._paths = folder.paths
-        stats = [path.stat() for path in folder.paths]
-        self.sizes = np.array([status.st_size for status in stats], dtype=np.int64)
-        digest = hashlib.sha256()
-        for path, status in zip(folder.paths, stats, strict=True):
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-        self.fingerprint = digest.hexdigest()
+        self.sizes = np.array([path.stat().st_size for path in folder.paths], dtype=np.int64)
         self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for path in self._paths:
+            status = path.stat()
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
         images = list(self._pool.map(self._read, ids.tolist()))

@@ -21,11 +21,15 @@ class ReplaceBadImages:
     def __init__(self, backend: Backend):
         self._backend = backend
         self.name, self.classes, self.labels = backend.name, backend.classes, backend.labels
-        self.sizes, self.fingerprint = backend.sizes, backend.fingerprint
+        self.sizes = backend.sizes
         self.replaced: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._backend)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._backend.fingerprint
 
     def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
         """As Backend.fetch; `ids` and `labels` of the batch are those of the images that are in it."""
