@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +23,7 @@ from fastvarcon.data_prep.journal import Item, Journal
 from fastvarcon.data_prep.record import Entry, RecordWriter
 from fastvarcon.data_prep.skipped import write_skipped
 from fastvarcon.data_prep.sources import Source
-from fastvarcon.data_prep.workers import Encoded, encode_all
+from fastvarcon.data_prep.workers import Encoded, WorkerDied, encode_all
 from fastvarcon.errors import UserError
 
 TAR_SHARD_SIZE = 1_000_000_000
@@ -211,9 +210,10 @@ class _Run:
         """Whatever ends the conversion inside, the next call finds what is done. If that is nothing, it is removed."""
         try:
             yield
-        except BrokenProcessPool:
+        except WorkerDied:
             raise UserError(
-                f"a conversion worker died (out of memory?): {self._kept}; fewer --workers need less memory"
+                f"a conversion worker died, for want of memory unless it said why: {self._kept}; "
+                "fewer --workers need less memory"
             ) from None
         except BrokenPipeError:  # of the progress display, not of the file
             raise

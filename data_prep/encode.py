@@ -137,7 +137,7 @@ def _may_be_rotated(data: bytes) -> bool:
 
 
 def _has_application_data(data: bytes) -> bool:
-    """Whether an APP1 (EXIF, XMP) or APP2 segment (several pictures) comes before the compressed pixels.
+    """Whether EXIF, XMP (both in APP1), or a list of several pictures (in APP2) comes before the compressed pixels.
 
     A walk over some ten segments: PIL takes ten times as long to open the file.
     """
@@ -146,16 +146,16 @@ def _has_application_data(data: bytes) -> bool:
         marker = data[at + 1 : at + 2]
         if marker == START_OF_SCAN:
             return False
-        if marker in (APP1, APP2):
+        if marker == APP1 or (marker == APP2 and data[at + 4 : at + 8] == b"MPF\0"):
             break
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return True
 
 
 def _decodes(data: bytes) -> bool:
-    """Whether the JPEG is whole. All of it is read; of the pixels, only one in 64 is made."""
+    """Whether the JPEG is whole. All of it is read; of its pixels, one in 64 is made, and that in grey."""
     try:
-        simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1, min_factor=8, strict=True)
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError:
         return False
     return True

@@ -1,16 +1,19 @@
-"""Encoding in parallel over processes: samples of a source in, records out, in order."""
+"""Encoding in parallel over processes: samples of a source in, records out, in order.
+
+Processes, because threads share Python's lock; plain pipes, because threads and semaphores of a pool executor do not
+end cleanly with a Ctrl-C. A worker answers the chunks it is sent, and ends when its pipe does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fastvarcon.data.decode import ImageError
@@ -18,21 +21,25 @@ from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.encode import EncodeSettings, encode
 from fastvarcon.data_prep.record import Record
 from fastvarcon.data_prep.sources import Source
+from fastvarcon.errors import UserError
 
-CHUNK = 32  # images a worker takes at a time: amortises the trip between processes, and bounds memory
+CHUNK = 32  # images of a task: amortises the trip between processes, and bounds memory
+AHEAD = 2  # tasks a worker has at a time: the next one is there when it has done one
+WAITING = 3  # tasks per worker that are under way or wait for an earlier one: memory holds their images
 
 Encoded = tuple[Record, int] | str
 """A record with its content hash, or the message about an image that is broken."""
 
-_source: Source | None = None
-"""In a worker: the source to read from."""
+
+class WorkerDied(Exception):
+    """A worker process ended before its work was done."""
 
 
 def encode_all(source: Source, samples: range, settings: EncodeSettings, workers: int) -> Iterator[list[Encoded]]:
-    """Encode in chunks. At most three chunks per worker are under way: memory holds their images.
+    """Encode in chunks. Closing the iterator ends the workers at once.
 
     Raises:
-        BrokenProcessPool: a worker died.
+        WorkerDied: the system killed a worker, or it printed what went wrong.
     """
     chunks = [samples[i : i + CHUNK] for i in range(0, len(samples), CHUNK)]
     if workers == 1 or len(chunks) <= 1:
@@ -40,21 +47,18 @@ def encode_all(source: Source, samples: range, settings: EncodeSettings, workers
             yield _encode_chunk(source, chunk, settings)
         return
     by_path = isinstance(source.read(samples[0]), Path)
-    starting = (None if by_path else source,)
-    with ProcessPoolExecutor(min(workers, len(chunks)), _context(), initializer=_begin, initargs=starting) as pool:
-        waiting: deque[Future] = deque()
-        try:
-            for chunk in chunks:
-                files = _Files([str(source.read(i)) for i in chunk]) if by_path else None
-                with _interrupts_blocked():
-                    waiting.append(pool.submit(_encode_in_worker, files, chunk, settings))
-                if len(waiting) >= 3 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    with _started(min(workers, len(chunks)), None if by_path else source, settings) as pool:
+        done: dict[int, list[Encoded]] = {}
+        sent = 0
+        for number in range(len(chunks)):
+            while number not in done:
+                for worker in pool:
+                    while worker.tasks < AHEAD and sent < min(number + WAITING * len(pool), len(chunks)):
+                        worker.send(sent, _files_of(source, chunks[sent]) if by_path else chunks[sent])
+                        sent += 1
+                for worker in wait(pool):
+                    done.update([worker.receive()])
+            yield done.pop(number)
 
 
 def _encode_chunk(source: Source | _Files, samples: range, settings: EncodeSettings) -> list[Encoded]:
@@ -66,9 +70,6 @@ def _encode_chunk(source: Source | _Files, samples: range, settings: EncodeSetti
         except ImageError as error:
             results.append(str(error))
     return results
-
-
-# ---- in and around the worker processes ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -84,44 +85,93 @@ class _Files:
         return Path(self.paths[index])
 
 
-def _encode_in_worker(files: _Files | None, samples: range, settings: EncodeSettings) -> list[Encoded]:
-    return (
-        _encode_chunk(_source, samples, settings)
-        if files is None
-        else _encode_chunk(files, range(len(samples)), settings)
-    )
+def _files_of(source: Source, samples: range) -> _Files:
+    return _Files([str(source.read(index)) for index in samples])
 
 
-def _begin(source: Source | None) -> None:
-    """Prepare a worker. It ends when the converting process is gone, however it went: nobody else would tell it."""
-    global _source
-    _source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the converting process says what happens
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+# ---- processes -----------------------------------------------------------------------------------------------------
 
 
-def _context() -> multiprocessing.context.BaseContext:
-    """Processes that start clean: a fork is unsafe in a process with threads. Those of a server start in no time."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+class _Worker:
+    """A worker process, seen from the converting one."""
+
+    def __init__(self, process: BaseProcess, connection: Connection):
+        self.process, self._connection = process, connection
+        self.tasks = 0
+        """Sent and not answered."""
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def send(self, number: int, work: _Files | range) -> None:
+        try:
+            self._connection.send((number, work))
+        except ConnectionError:
+            raise WorkerDied from None
+        self.tasks += 1
+
+    def receive(self) -> tuple[int, list[Encoded]]:
+        try:
+            number, result = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise WorkerDied from None
+        if isinstance(result, UserError):
+            raise result
+        self.tasks -= 1
+        return number, result
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self._connection.close()
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until this is left. Processes that start inside never get it, not even before `_begin`."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _started(count: int, source: Source | None, settings: EncodeSettings) -> Iterator[list[_Worker]]:
+    # A fork is unsafe in a process with threads. A server that has imported what workers need forks them in no time.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload([__name__])
+    workers: list[_Worker] = []
+    try:
+        with _interrupts_ignored():
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, source, settings), daemon=True)
+                process.start()
+                theirs.close()
+                workers.append(_Worker(process, ours))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that start inside inherit that: Ctrl-C reaches all, and only the converting process is to answer it."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(connection: Connection, source: Source | None, settings: EncodeSettings) -> None:
+    """The life of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is inherited on Windows, or from an older server
+    with contextlib.suppress(EOFError, ConnectionError):  # the converting process has gone, however it went
+        while True:
+            number, work = connection.recv()
+            try:
+                if isinstance(work, range):
+                    result = _encode_chunk(source, work, settings)
+                else:
+                    result = _encode_chunk(work, range(len(work.paths)), settings)
+            except UserError as error:
+                result = error
+            connection.send((number, result))
