@@ -203,6 +203,123 @@ def test_gpu_equals_cpu(batch):
     assert (on_gpu - kernels.views(batch, table, size=32, **OFF)).abs().max() < 1e-4
 
 
+def assert_like_reference(batch: ImageBatch, table: ViewTable, size: int) -> None:
+    ours = views_cpu.views(batch, table, size=size, **OFF)
+    assert (ours - reference.views(batch, table, size=size, **OFF)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 15, 31, 65, 131])
+@pytest.mark.parametrize("policy", ["simaugment", "simclr"])
+def test_sizes_that_are_no_multiple_of_a_vector_or_a_tile(batch, policy, size):
+    sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
+    table = view_params(policy, 5, 6, batch.ids.numpy(), 0, **sizes)
+    assert_like_reference(batch, table, size)
+
+
+def test_rows_wider_than_a_tile(batch):
+    one = dataclasses.replace(batch, **{name: getattr(batch, name)[:1] for name in vars(batch) if name != "pixels"})
+    table = full_image_table(one, contrast=torch.tensor([1.4]), hue=torch.tensor([0.1]), flip=torch.tensor([True]))
+    assert_like_reference(one, table, views_cpu.TILE + 1)
+
+
+@pytest.mark.parametrize("extend", [False, True])
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.3, 1.9, 2.6, 9.0])
+def test_every_number_of_filter_taps(batch, scale, extend):
+    """From enlarging, 2 taps, to reducing ninefold, 18; boxes that are cut out are whole, as in training."""
+    size = 8
+    length = (torch.stack([batch.height, batch.width], 1) - 1).clamp(max=scale * size)
+    start = (torch.stack([batch.height, batch.width], 1) - length) * torch.linspace(0, 1, COUNT)[:, None]
+    box = torch.cat([start, length], 1)
+    box = box if extend else box.floor()
+    flip = torch.arange(COUNT) % 2 == 0
+    table = full_image_table(batch, box=box, flip=flip, extend=torch.full((COUNT,), extend))
+    assert_like_reference(batch, table, size)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 3)])
+def test_images_and_boxes_of_one_pixel(rng, shape):
+    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(2)]
+    batch = ImageBatch.from_images(images, np.zeros(2, np.int64), np.arange(2))
+    corner = torch.tensor([[shape[0] - 1.0, shape[1] - 1.0, 1.0, 1.0]]).repeat(2, 1)
+    for box in (corner, full_image_table(batch).box):
+        for size in (1, 5):
+            assert_like_reference(batch, full_image_table(batch, box=box), size)
+    pixel = views_cpu.views(batch, full_image_table(batch, box=corner), size=5, **OFF)
+    assert torch.equal((pixel * 255).round().byte()[1, :, 4, 4], torch.from_numpy(images[1][-1, -1]))
+
+
+@pytest.fixture
+def colours() -> ImageBatch:
+    """Every mixture of 0, 51, ... 255 in an image of its own size: grey, black, white, pure and two equal channels."""
+    levels = np.arange(0, 256, 51, dtype=np.uint8)
+    mixtures = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    image = np.resize(mixtures, (15, 15, 3))
+    return ImageBatch.from_images([image], np.zeros(1, np.int64), np.arange(1))
+
+
+@pytest.mark.parametrize("turns", [-0.5, -1 / 3, -1 / 6, -1e-3, 1e-3, 1 / 12, 1 / 6, 1 / 3, 0.5])
+def test_hue_of_ties_and_extremes_equals_torchvision(views, colours, turns):
+    ours = views(colours, full_image_table(colours, hue=torch.tensor([turns])), size=15, **OFF)[0]
+    image = colours.image(0).permute(2, 0, 1).float() / 255
+    assert (ours - tv.adjust_hue(image, turns)).abs().max() <= 2e-6
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)])
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.4, 2.0])
+def test_strong_factors_on_extreme_colours_equal_torchvision(views, colours, order, factor):
+    columns = {name: torch.tensor([factor]) for name in ("brightness", "contrast", "saturation")}
+    table = full_image_table(
+        colours, hue=torch.tensor([0.2]), order=torch.tensor([order], dtype=torch.uint8), **columns
+    )
+    theirs = torchvision_view(colours.image(0).numpy(), table, 0, 15)
+    assert (views(colours, table, size=15, **OFF)[0] - theirs).abs().max() <= 1e-5
+
+
+def test_bfloat16_views_are_the_float32_views_rounded_as_torch_does(batch):
+    sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
+    table = view_params("simclr", 1, 1, batch.ids.numpy(), 0, **sizes)
+    normalise = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    exact = views_cpu.views(batch, table, size=29, **normalise)
+    rounded = views_cpu.views(batch, table, size=29, **normalise, dtype=torch.bfloat16)
+    assert torch.equal(rounded, exact.to(torch.bfloat16)) and rounded.stride() == exact.stride()
+
+
+def test_bfloat16_ties_and_extremes_round_as_torch_does(rng):
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=np.uint32)
+    upper = np.array([0, 1, 0x3F80, 0x3F81, 0x7F7F, 0x7F80, 0x8000, 0xBF80, 0xBF81, 0xFF7F], dtype=np.uint32)
+    ties = ((upper[:, None] << 16) | lower).ravel()
+    bits = np.concatenate([ties[np.isfinite(ties.view(np.float32))], rng.integers(0, 0x7F80 << 16, 200, np.uint32)])
+    ours = np.array([views_cpu._bfloat16(value) for value in bits.view(np.float32)], dtype=np.uint16)
+    theirs = torch.from_numpy(bits.view(np.float32)).to(torch.bfloat16).view(torch.uint16).numpy()
+    assert np.array_equal(ours, theirs)
+
+
+def test_float16_is_the_rounded_float32(views, batch):
+    table = full_image_table(batch)
+    assert torch.equal(
+        views(batch, table, size=20, **OFF, dtype=torch.float16), views(batch, table, size=20, **OFF).half()
+    )
+
+
+def test_memory_is_used_again_but_never_while_a_result_is_in_use(batch):
+    table, dark = full_image_table(batch), full_image_table(batch, brightness=torch.zeros(COUNT))
+    first = views_cpu.views(batch, table, size=37, **OFF)
+    copy, address, part = first.clone(), first.data_ptr(), first[3]
+    del first
+    second = views_cpu.views(batch, dark, size=37, **OFF)
+    assert torch.equal(part, copy[3]) and second.data_ptr() != address
+    del part
+    assert views_cpu.views(batch, dark, size=37, **OFF).data_ptr() == address
+    assert second.data_ptr() % 64 == 0 and not second.any()
+
+
+def test_memory_kept_for_later_is_bounded(batch):
+    table = full_image_table(batch)
+    results = [views_cpu.views(batch, table, size=11, **OFF) for _ in range(6)]
+    del results
+    assert len(views_cpu._spare) <= 2
+
+
 def test_view_of_one_pixel(views, batch):
     sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
     table = view_params("simclr", 0, 0, batch.ids.numpy(), 0, **sizes)
