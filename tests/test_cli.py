@@ -66,7 +66,7 @@ def test_skipped_files_are_named(fastvarcon, image_folder, tmp_path):
     [
         (("convert", "nowhere", "a.beton"), "nowhere does not exist"),
         (("convert", "tests/nothing/here", "a.beton"), "does not exist"),
-        (("convert", "README.md", "a.beton"), "is a file"),
+        (("convert", "README.md", "a.beton"), "holds nothing that is known"),
         (("convert", "tests", "missing/a.beton", "--max-resolution", "0"), "--max-resolution"),
         (("convert", "tests", "a.beton", "--quality", "101"), "--quality"),
         (("convert", "tests", "a.beton", "--compression", "9"), "--compression"),
