@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import queue
 import signal
 import threading
 from collections.abc import Iterator
@@ -58,7 +60,7 @@ def encode_all(source: Source, samples: range, settings: EncodeSettings, workers
                         sent += 1
                 for worker in wait(pool):
                     done.update([worker.receive()])
-            yield done.pop(number)
+            yield [_with_payload(result) for result in done.pop(number)]
 
 
 def _encode_chunk(source: Source | _Files, samples: range, settings: EncodeSettings) -> list[Encoded]:
@@ -83,6 +85,42 @@ class _Files:
 
     def read(self, index: int) -> Path:
         return Path(self.paths[index])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A record whose payload is a file as it is: reading it again in the converting process is cheaper than a pipe."""
+
+    path: str
+    mode: int
+    height: int
+    width: int
+    hash: int
+
+
+def _without_payload(result: Encoded, path: str) -> Encoded | _Kept:
+    """In a worker: the same result, smaller if the payload is that of the file."""
+    if isinstance(result, str):
+        return result
+    record, content = result
+    try:
+        same = os.path.getsize(path) == len(record.payload) and Path(path).read_bytes() == record.payload
+    except OSError:
+        same = False
+    return _Kept(path, record.mode, record.height, record.width, content) if same else result
+
+
+def _with_payload(result: Encoded | _Kept) -> Encoded:
+    """In the converting process: the result as the worker had it. UserError if the file is another one by now."""
+    if not isinstance(result, _Kept):
+        return result
+    try:
+        payload = Path(result.path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{result.path} could be read a moment ago, now it cannot ({error.strerror})") from None
+    if content_hash(payload) != result.hash:
+        raise UserError(f"{result.path} changed while it was converted: give the same command again")
+    return Record(payload, result.mode, result.height, result.width), result.hash
 
 
 def _files_of(source: Source, samples: range) -> _Files:
@@ -164,14 +202,25 @@ def _interrupts_ignored() -> Iterator[None]:
 def _work(connection: Connection, source: Source | None, settings: EncodeSettings) -> None:
     """The life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is inherited on Windows, or from an older server
-    with contextlib.suppress(EOFError, ConnectionError):  # the converting process has gone, however it went
+    tasks: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_take_tasks, args=(connection, tasks), daemon=True).start()
+    with contextlib.suppress(ConnectionError):  # the converting process has gone
         while True:
-            number, work = connection.recv()
+            number, work = tasks.get()
             try:
                 if isinstance(work, range):
                     result = _encode_chunk(source, work, settings)
                 else:
-                    result = _encode_chunk(work, range(len(work.paths)), settings)
+                    encoded = _encode_chunk(work, range(len(work.paths)), settings)
+                    result = list(map(_without_payload, encoded, work.paths))
             except UserError as error:
                 result = error
             connection.send((number, result))
+
+
+def _take_tasks(connection: Connection, tasks: queue.SimpleQueue) -> None:
+    """Empty the pipe at once: two processes that both wait to write would wait for ever. Its end is the worker's."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            tasks.put(connection.recv())
+    os._exit(0)

@@ -81,7 +81,8 @@ def convert(
     from fastvarcon.progress import Counter, format_seconds
 
     if preset is None:
-        settings = EncodeSettings(mode or "jpg", max_resolution, 90 if quality is None else quality)
+        default = EncodeSettings()
+        settings = EncodeSettings(mode or default.mode, max_resolution, default.quality if quality is None else quality)
     elif mode is None and max_resolution is None and quality is None:
         settings = PRESETS[preset]
     else:

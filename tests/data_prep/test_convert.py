@@ -250,6 +250,34 @@ def test_source_of_pixels(tmp_path, workers):
     assert done.written == 99 and done.skipped == ["row 99: not an image that can be read"]
 
 
+class Failing(Pixels):
+    def __init__(self, error):
+        self.error = error
+
+    def read(self, index):
+        if index == 50:
+            raise self.error
+        return super().read(index)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_source_that_ends_early(tmp_path, workers):
+    with pytest.raises(UserError, match="the shard has gone: fetch it again"):
+        convert(
+            Failing(UserError("the shard has gone: fetch it again")),
+            tmp_path / "a.beton",
+            EncodeSettings(),
+            workers=workers,
+            on_error="skip",
+        )
+
+
+def test_worker_that_fails_says_why(tmp_path, capfd):
+    with pytest.raises(UserError, match="a conversion worker died, for want of memory unless it said why"):
+        convert(Failing(MemoryError("no more")), tmp_path / "a.beton", EncodeSettings(), workers=2, on_error="skip")
+    assert "MemoryError: no more" in capfd.readouterr().err
+
+
 def test_shards_hold_contiguous_parts_and_all_classes(image_folder, tmp_path):
     run(image_folder, tmp_path / "whole.beton")
     whole, seen = Beton(tmp_path / "whole.beton"), []
