@@ -23,7 +23,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from fastvarcon.bench.loader import versions
 from fastvarcon.machine import available_cores, cpu_name
 
 RESULTS = Path(__file__).parent / "results" / "convert.csv"
@@ -62,6 +61,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    if not args.folder.is_dir():
+        sys.exit(f"error: {args.folder} is not a folder: give one with a sub-folder of images per class")
+    from fastvarcon.bench.loader import versions  # here: worker processes import this file, and should not import torch
+
     context, workers = multiprocessing.get_context("spawn"), available_cores()
     settings = {"max-resolution 256": ("jpg", 256), "keep": ("keep", None)}
     rates: dict[tuple[str, str], list[float]] = {}
