@@ -29,7 +29,7 @@ ZERO, ONE, TWO, THREE, FOUR, SIX = (np.float32(number) for number in (0, 1, 2, 3
 U = np.uintp
 U1, U2, U3 = U(1), U(2), U(3)
 CONTRAST = 1  # its number in ViewTable.order
-TILE = 2048  # pixels of three float32 planes
+TILE = 2048  # pixels: 24 KB of three float32 planes
 ALIGNMENT = 64  # bytes, that of torch
 
 _spare: deque[np.ndarray] = deque(maxlen=2)  # memory of results that nobody uses any more
@@ -44,7 +44,8 @@ def views(batch, table, *, size: int, mean, std, dtype: torch.dtype = torch.floa
         return torch.empty((0, 3, size, size), dtype=dtype)
     check_table(batch, table)
     written = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    memory = _allocate(len(table) * size * size * 3 * written.itemsize)
+    view_bytes = 3 * size * size * written.itemsize
+    memory = _allocate(len(table) * view_bytes)
     factors = torch.stack([table.brightness, table.contrast, table.saturation, table.hue], 1)
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     with numba.parallel_chunksize(max(1, TILE // size**2)):  # views differ in cost: no fixed share for each thread
@@ -57,7 +58,7 @@ def views(batch, table, *, size: int, mean, std, dtype: torch.dtype = torch.floa
             blur_taps(size),
             np.asarray(mean, dtype=np.float32),
             1 / np.asarray(std, dtype=np.float32),
-            memory.reshape(len(table), -1),
+            memory.reshape(len(table), view_bytes),
             size,
             written == torch.bfloat16,
         )
@@ -68,7 +69,7 @@ def views(batch, table, *, size: int, mean, std, dtype: torch.dtype = torch.floa
 def _allocate(count: int) -> np.ndarray:
     """`count` bytes, not initialised: the memory of an earlier result of this size that is no longer in use, if any.
 
-    The system clears new memory page by page on first use, which would cost as much as most of the work on a view.
+    The system clears new memory page by page on first use, which costs up to two thirds of the work on the views.
     """
     try:
         memory = _spare.pop()
@@ -77,7 +78,7 @@ def _allocate(count: int) -> np.ndarray:
     if memory is None or len(memory) != count + ALIGNMENT:
         memory = np.empty(count + ALIGNMENT, dtype=np.uint8)
     skipped = -memory.ctypes.data % ALIGNMENT
-    result = memory[skipped : skipped + count]  # lives as long as the tensors that share it
+    result = memory[skipped : skipped + count]  # goes with the last tensor that shares it; then `memory` is spare
     weakref.finalize(result, _spare.append, memory).atexit = False
     return result
 
@@ -111,7 +112,7 @@ def _all_views(
         i = job // copies  # the views of an image one after another, while it is in the cache
         row = job % copies * images + i
         planes = np.empty((3, size * size), dtype=np.float32)
-        y, x, h, w = float(box[row, 0]), float(box[row, 1]), float(box[row, 2]), float(box[row, 3])
+        y, x, h, w = np.float64(box[row, 0]), np.float64(box[row, 1]), np.float64(box[row, 2]), np.float64(box[row, 3])
         if flip[row]:
             x, w = x + w, -w
         y_filter = _filter(y, h, height[i], extend[row], size)

@@ -320,6 +320,11 @@ def test_memory_kept_for_later_is_bounded(batch):
     assert len(views_cpu._spare) <= 2
 
 
+def test_no_views_of_some_images(views, batch):
+    table = ViewTable(**{name: column[:0] for name, column in vars(full_image_table(batch)).items()})
+    assert views(batch, table, size=8, **OFF).shape == (0, 3, 8, 8)
+
+
 def test_view_of_one_pixel(views, batch):
     sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
     table = view_params("simclr", 0, 0, batch.ids.numpy(), 0, **sizes)
