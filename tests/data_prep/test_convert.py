@@ -272,10 +272,19 @@ def test_source_that_ends_early(tmp_path, workers):
         )
 
 
-def test_worker_that_fails_says_why(tmp_path, capfd):
-    with pytest.raises(UserError, match="a conversion worker died, for want of memory unless it said why"):
-        convert(Failing(MemoryError("no more")), tmp_path / "a.beton", EncodeSettings(), workers=2, on_error="skip")
-    assert "MemoryError: no more" in capfd.readouterr().err
+def test_worker_that_fails_says_why(image_folder, tmp_path, run_python):
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from fastvarcon.data_prep import workers\n"
+        "from fastvarcon.data_prep.convert import EncodeSettings, convert\n"
+        "from fastvarcon.data_prep.sources import open_source\n"
+        "def fail(*_): raise MemoryError('no more')\n"
+        "workers.CHUNK, workers.encode = 4, fail\n"
+        "if __name__ == '__main__':\n"
+        "    convert(open_source(Path(sys.argv[1])), Path(sys.argv[2]), EncodeSettings(), workers=2, on_error='skip')\n"
+    )
+    said = run_python(script, image_folder, tmp_path / "a.beton", timeout=60).stderr
+    assert "MemoryError: no more" in said and "UserError: a conversion worker died, for want of memory" in said
 
 
 def test_shards_hold_contiguous_parts_and_all_classes(image_folder, tmp_path):

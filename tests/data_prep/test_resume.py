@@ -205,6 +205,8 @@ def test_counter_rates_this_process_alone(capsys):
 
 # ---- real processes ------------------------------------------------------------------------------------------------
 
+KILLS = 6
+
 
 @pytest.fixture
 def many(tmp_path, rng):
@@ -228,9 +230,10 @@ def start(folder, out, *flags, limit: str = "unlimited", **options) -> subproces
 
 
 def wait_for(process: subprocess.Popen, images: int, out: Path) -> None:
-    """Until the journal has so many images, or the process has ended."""
-    journal = Journal(out)
-    while process.poll() is None and len(journal.read()[1]) < images:
+    """Until about so many images more are in the journal, or the process has ended."""
+    journal = Journal(out).path
+    size = journal.stat().st_size if journal.exists() else 0
+    while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) <= size + 40 * images:
         time.sleep(0.002)
 
 
@@ -244,21 +247,23 @@ def test_killed_again_and_again(many, tmp_path):
     expected, out = expected_of(many, tmp_path), tmp_path / "out" / "a.beton"
     out.parent.mkdir()
     moments, done, kills = random.Random(0), 0, 0
-    while True:
+    while kills < KILLS or not out.exists():
         process = start(many, out)
-        wait_for(process, done + moments.choice([0, 1, 33, 65, 97]), out)
-        if kills < 8:
+        if kills < KILLS:
+            wait_for(process, moments.choice([0, 20, 50, 100]), out)
             time.sleep(moments.uniform(0, 0.02))
             process.kill()
             kills += process.wait() == -signal.SIGKILL
         said = process.communicate()[0]
         resumed = re.search(r"resuming: (\d+) of 600", said)
         assert (int(resumed[1]) if resumed else 0) in ((done,) if process.returncode == 0 else (done, 0)), said
-        if out.exists():
-            break
         done = len(Journal(out).read()[1])
-    assert kills >= 5 and out.read_bytes() == expected
-    assert left(out) in (["a.beton"], ["a.beton", "a.beton.journal"])  # killed behind the rename, at worst
+        if out.exists() and (kills < KILLS or process.returncode != 0):  # it was quicker than we: again from the start
+            assert out.read_bytes() == expected
+            out.unlink()
+            Journal(out).remove()
+            done = 0
+    assert out.read_bytes() == expected and left(out) == ["a.beton"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -266,7 +271,7 @@ def test_interrupted_process_says_how_to_go_on(many, tmp_path, number, code):
     """Ctrl-C reaches the workers too: one clear line, and nobody prints a traceback."""
     out = tmp_path / "a.beton"
     process = start(many, out, start_new_session=True)
-    wait_for(process, 1, out)
+    wait_for(process, 10, out)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     said, errors = process.communicate(timeout=30)
     assert process.returncode == code and "Traceback" not in errors, errors
@@ -294,7 +299,7 @@ def test_killed_worker(many, tmp_path):
     """A worker that the system kills, for want of memory say: an error and not a hang, and what is done is kept."""
     out = tmp_path / "a.beton"
     process = start(many, out)
-    wait_for(process, 1, out)
+    wait_for(process, 10, out)
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == 2 and errors.count("\n") == 1, errors
@@ -319,7 +324,7 @@ def test_two_processes(many, tmp_path):
     """The second is refused and does no harm; the lock of a process that was killed holds nobody up."""
     out = tmp_path / "a.beton"
     first = start(many, out)
-    wait_for(first, 1, out)
+    wait_for(first, 10, out)
     os.kill(first.pid, signal.SIGSTOP)
     with pytest.raises(UserError, match="is being written by another process"):
         run(many, out)
