@@ -226,7 +226,13 @@ def many(tmp_path, rng):
 def start(folder, out, *flags, limit: str = "unlimited", **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "fastvarcon.cli", "convert", str(folder), str(out), "--workers", "2", *flags]
     limited = ["bash", "-c", 'ulimit -f "$0"; exec "$@"', limit, *command]  # kilobytes a file may have
-    return subprocess.Popen(limited, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(limited, preexec_fn=_heed_interrupts, **pipes, **options)
+
+
+def _heed_interrupts() -> None:
+    """A test run in the background of a shell ignores Ctrl-C, and hands that on to what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(process: subprocess.Popen, images: int, out: Path) -> None:
