@@ -14,13 +14,35 @@ __all__ = ["views", "views_backend"]
 
 
 def views_backend(device: torch.device, dtype: torch.dtype) -> str:
-    """Which implementation `views` uses: "numba" on the CPU, "torch" (plain, any device) for float64 and on GPUs."""
-    return "numba" if device.type == "cpu" and dtype != torch.float64 else "torch"
+    """What `views` uses: "numba" on the CPU, "triton" on CUDA, "torch" (the plain one) elsewhere and in float64."""
+    return "torch" if dtype == torch.float64 else {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch")
 
 
-def views(batch, table, *, size: int, mean, std, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Make V views of each image of a batch: `reference.views`, by the fastest implementation for its device."""
-    if views_backend(batch.pixels.device, dtype) == "numba":
+def views(
+    batch,
+    table,
+    *,
+    size: int,
+    mean,
+    std,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Make V views of each image of a batch: `reference.views`, by the fastest implementation for its device.
+
+    Args:
+        device: where the views are made; default where the pixels are. On CUDA, page-locked pixels of the host are read
+            in place: they must stay as they are until the kernel has run.
+    """
+    device = batch.pixels.device if device is None else torch.device(device)
+    backend = views_backend(device, dtype)
+    if backend == "triton":
+        from . import views_triton  # triton is not on every system, and only this needs it
+
+        return views_triton.views(batch, table, size=size, mean=mean, std=std, dtype=dtype, device=device)
+    if batch.pixels.device != device:
+        batch = batch.to(device)
+    if backend == "numba":
         from . import views_cpu  # numba takes a moment to load, and only this needs it
 
         return views_cpu.views(batch, table, size=size, mean=mean, std=std, dtype=dtype)

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton kernels run in its interpreter; read when triton is first imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -155,7 +155,9 @@ def test_result_does_not_depend_on_the_threads(batch):
 def test_choice_of_implementation(batch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert kernels.views_backend(cpu, torch.float32) == kernels.views_backend(cpu, torch.bfloat16) == "numba"
-    assert kernels.views_backend(cpu, torch.float64) == kernels.views_backend(gpu, torch.float32) == "torch"
+    assert kernels.views_backend(gpu, torch.float32) == kernels.views_backend(gpu, torch.bfloat16) == "triton"
+    assert kernels.views_backend(cpu, torch.float64) == kernels.views_backend(gpu, torch.float64) == "torch"
+    assert kernels.views_backend(torch.device("mps"), torch.float32) == "torch"
     table = full_image_table(batch)
     assert torch.equal(kernels.views(batch, table, size=9, **OFF), views_cpu.views(batch, table, size=9, **OFF))
 
