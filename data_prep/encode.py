@@ -27,7 +27,9 @@ from fastvarcon.errors import UserError
 MAX_SIDE = {RAW: 65_535, JPG: 65_500}
 """Pixels: a .beton entry has 16 bits for a side, libjpeg takes no larger ones than this."""
 ORIENTATION = 0x0112  # EXIF tag
-START_OF_SCAN, APP1, APP2 = b"\xda", b"\xe1", b"\xe2"  # JPEG markers
+START_OF_SCAN, APP1, APP2 = 0xDA, 0xE1, 0xE2  # JPEG markers
+HUFFMAN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; decoders differ about the arithmetic ones
+END_OF_IMAGE = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class EncodeSettings:
     """Longer side in pixels at most; larger images are shrunk with an area filter, as FFCV does."""
     quality: int = 90
     """JPEG quality, 1-100."""
+    check: Literal["frame", "decode"] = "frame"
+    """How a JPEG is proved whole before it is kept. frame: its header can be followed to the pixels, and its last bytes
+    end them, which no file does that was cut short. decode: all of its pixels are decoded."""
 
     def validate(self) -> None:
         if self.max_resolution is not None and self.max_resolution < 1:
@@ -69,7 +74,7 @@ def encode(item: Path | bytes | np.ndarray, name: str, settings: EncodeSettings)
     else:
         data = _bytes_of(item, name) if isinstance(item, Path) else item
         size = _plain_jpeg_size(data)
-        if settings.mode == "keep" and size and _fits(size, settings) and _decodes(data):
+        if settings.mode == "keep" and size and _fits(size, settings) and _is_whole(data, settings.check):
             return Record(data, JPG, *size)
         if size:
             pixels = np.empty((*size, 3), dtype=np.uint8)
@@ -113,19 +118,41 @@ def _shrink(pixels: np.ndarray, max_resolution: int) -> np.ndarray:
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG that every decoder turns into the same upright RGB pixels; None for anything else."""
+    segments = _header_segments(data)
+    if HUFFMAN_FRAMES.isdisjoint(segments):
+        return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
     # PIL refuses pictures of absurd size, before anything of that size is allocated
-    if colours not in ("YCbCr", "Gray") or height * width > Image.MAX_IMAGE_PIXELS or _may_be_rotated(data):
+    if colours not in ("YCbCr", "Gray") or height * width > Image.MAX_IMAGE_PIXELS or _may_be_rotated(data, segments):
         return None
     return height, width
 
 
-def _may_be_rotated(data: bytes) -> bool:
-    """Whether PIL would turn this JPEG, or it holds several pictures."""
-    if not _has_application_data(data):
+def _header_segments(data: bytes) -> dict[int, int]:
+    """The markers before the compressed pixels and where the last segment of each begins; {} if they lead nowhere.
+
+    A walk over some ten segments: PIL takes ten times as long to open the file.
+    """
+    segments: dict[int, int] = {}
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == START_OF_SCAN:
+            return segments
+        segments[marker] = at + 4
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return {}
+
+
+def _may_be_rotated(data: bytes, segments: dict[int, int]) -> bool:
+    """Whether PIL would turn this JPEG (EXIF or XMP, both in APP1), or it holds several pictures (APP2)."""
+    if APP1 not in segments and (APP2 not in segments or b"MPF\0" not in data[: max(segments.values()) + 4]):
         return False
     try:
         with warnings.catch_warnings():
@@ -136,24 +163,10 @@ def _may_be_rotated(data: bytes) -> bool:
         return True
 
 
-def _has_application_data(data: bytes) -> bool:
-    """Whether EXIF, XMP (both in APP1), or a list of several pictures (in APP2) comes before the compressed pixels.
-
-    A walk over some ten segments: PIL takes ten times as long to open the file.
-    """
-    at = 2
-    while data[at : at + 1] == b"\xff":
-        marker = data[at + 1 : at + 2]
-        if marker == START_OF_SCAN:
-            return False
-        if marker == APP1 or (marker == APP2 and data[at + 4 : at + 8] == b"MPF\0"):
-            break
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
-
-
-def _decodes(data: bytes) -> bool:
-    """Whether the JPEG is whole. All of it is read; of its pixels, one in 64 is made, and that in grey."""
+def _is_whole(data: bytes, check: str) -> bool:
+    """Of a JPEG whose header is sound. Decoding reads all of it; of its pixels, one in 64 is made, and that in grey."""
+    if check == "frame" and data.endswith(END_OF_IMAGE):
+        return True
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError:

@@ -1,7 +1,8 @@
 """Encoding in parallel over processes: samples of a source in, records out, in order.
 
 Processes, because threads share Python's lock; plain pipes, because threads and semaphores of a pool executor do not
-end cleanly with a Ctrl-C. A worker answers the chunks it is sent, and ends when its pipe does.
+end cleanly with a Ctrl-C. A worker answers the chunks it is sent, and ends when its pipe does. Files that are kept as
+they are go through threads instead: reading and hashing need no lock, and no pipe carries their bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import os
 import queue
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -49,6 +52,9 @@ def encode_all(source: Source, samples: range, settings: EncodeSettings, workers
             yield _encode_chunk(source, chunk, settings)
         return
     by_path = isinstance(source.read(samples[0]), Path)
+    if by_path and settings.mode == "keep":
+        yield from _by_threads(source, chunks, settings, workers)
+        return
     with _started(min(workers, len(chunks)), None if by_path else source, settings) as pool:
         done: dict[int, list[Encoded]] = {}
         sent = 0
@@ -60,7 +66,21 @@ def encode_all(source: Source, samples: range, settings: EncodeSettings, workers
                         sent += 1
                 for worker in wait(pool):
                     done.update([worker.receive()])
-            yield [_with_payload(result) for result in done.pop(number)]
+            yield done.pop(number)
+
+
+def _by_threads(source: Source, chunks: list[range], settings: EncodeSettings, workers: int) -> Iterator[list[Encoded]]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="fastvarcon-convert")
+    ahead: deque[Future[list[Encoded]]] = deque()
+    try:
+        for chunk in chunks:
+            ahead.append(pool.submit(_encode_chunk, source, chunk, settings))
+            if len(ahead) == WAITING * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _encode_chunk(source: Source | _Files, samples: range, settings: EncodeSettings) -> list[Encoded]:
@@ -85,42 +105,6 @@ class _Files:
 
     def read(self, index: int) -> Path:
         return Path(self.paths[index])
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A record whose payload is a file as it is: reading it again in the converting process is cheaper than a pipe."""
-
-    path: str
-    mode: int
-    height: int
-    width: int
-    hash: int
-
-
-def _without_payload(result: Encoded, path: str) -> Encoded | _Kept:
-    """In a worker: the same result, smaller if the payload is that of the file."""
-    if isinstance(result, str):
-        return result
-    record, content = result
-    try:
-        same = os.path.getsize(path) == len(record.payload) and Path(path).read_bytes() == record.payload
-    except OSError:
-        same = False
-    return _Kept(path, record.mode, record.height, record.width, content) if same else result
-
-
-def _with_payload(result: Encoded | _Kept) -> Encoded:
-    """In the converting process: the result as the worker had it. UserError if the file is another one by now."""
-    if not isinstance(result, _Kept):
-        return result
-    try:
-        payload = Path(result.path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{result.path} could be read a moment ago, now it cannot ({error.strerror})") from None
-    if content_hash(payload) != result.hash:
-        raise UserError(f"{result.path} changed while it was converted: give the same command again")
-    return Record(payload, result.mode, result.height, result.width), result.hash
 
 
 def _files_of(source: Source, samples: range) -> _Files:
@@ -211,8 +195,7 @@ def _work(connection: Connection, source: Source | None, settings: EncodeSetting
                 if isinstance(work, range):
                     result = _encode_chunk(source, work, settings)
                 else:
-                    encoded = _encode_chunk(work, range(len(work.paths)), settings)
-                    result = list(map(_without_payload, encoded, work.paths))
+                    result = _encode_chunk(work, range(len(work.paths)), settings)
             except UserError as error:
                 result = error
             connection.send((number, result))

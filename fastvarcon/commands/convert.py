@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from pathlib import Path
@@ -49,6 +50,13 @@ def convert(
             "re-encode the others."
         ),
     ] = None,
+    check: Annotated[
+        Literal["frame", "decode"] | None,
+        arg(
+            help="keep: how a JPEG is proved whole. frame: its header, and that it was not cut short; the default. "
+            "decode: all of it, which takes three times as long."
+        ),
+    ] = None,
     format: Annotated[
         Literal["beton", "tar"], arg(help="beton: one file. tar: WebDataset shards with DALI's index.")
     ] = "beton",
@@ -87,6 +95,10 @@ def convert(
         settings = PRESETS[preset]
     else:
         raise UserError(f"--preset {preset} sets mode, resolution and quality: leave out --preset or the others")
+    if check is not None:
+        if settings.mode != "keep":
+            raise UserError("--check belongs to --mode keep: what is re-encoded has been decoded, leave it out")
+        settings = dataclasses.replace(settings, check=check)
     settings.validate()
     if workers < 0:
         raise UserError(f"--workers must be 0 (one per core) or more, got {workers}")
@@ -117,6 +129,8 @@ def convert(
         f"{done.path}: {done.written:,} images, {len(images.classes):,} classes, {_bytes_in(done.path) / 1e6:,.1f} MB, "
         f"in {format_seconds(time.perf_counter() - start)}"
     )
+    if settings.mode == "keep" and settings.check == "frame":
+        print(f"JPEGs were kept without decoding them: `fastvarcon verify {done.path}` proves each of them sound")
     if images.ignored:
         print(f"{images.ignored:,} files without an image suffix were left out")
     if done.skipped:

@@ -347,6 +347,7 @@ def test_tar_holds_no_raw_pixels(image_folder, tmp_path):
         (["--format", "tar", "--shard-size", "much"], "--shard-size takes a size"),
         (["--format", "tar", "--shard-size", "0MB"], "--shard-size takes a size"),
         (["--format", "tar", "--mode", "raw"], "--format tar holds JPEG images"),
+        (["--check", "decode"], "--check belongs to --mode keep"),
         (["--workers", "-1"], "--workers must be 0"),
         (["--per-class", "0"], "--per-class must be at least 1"),
     ],

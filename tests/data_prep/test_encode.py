@@ -1,5 +1,6 @@
 """One image -> one record. PIL says what the pixels are; a record must be what every decoder reads alike."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -141,6 +142,29 @@ def test_truncated_jpeg_is_refused(mode):
             encode(data[:cut], "bee/2.jpg", EncodeSettings(mode))
 
 
+def test_damage_between_header_and_end_is_found_by_decoding():
+    data = bytearray(jpeg(picture(200, 200)))
+    data[-600:-300] = bytes(300)
+    assert encode(bytes(data), "a", KEEP).payload == data
+    kept = EncodeSettings("keep", check="decode")
+    assert encode(bytes(data), "a", kept).payload != data  # PIL reads over it
+    assert encode(jpeg(), "a", kept).payload == jpeg()
+
+
+def test_arithmetic_coding_is_never_kept():
+    """Only some decoders take it: PIL here may, or may refuse it."""
+    data = jpeg().replace(b"\xff\xc0", b"\xff\xc9", 1)
+    for check in ("frame", "decode"):
+        with contextlib.suppress(ImageError):
+            assert encode(data, "a", EncodeSettings("keep", check=check)).payload != data
+
+
+def test_padding_before_a_marker_is_no_reason_to_encode_again():
+    data = jpeg()
+    padded = data[:20] + b"\xff\xff" + data[20:]
+    assert encode(padded, "a", KEEP).payload == padded
+
+
 def test_keep_re_encodes_a_jpeg_that_only_pil_takes():
     """Bytes between two segments: libjpeg warns, PIL reads on. A record must not make any decoder complain."""
     data = jpeg()
@@ -215,7 +239,7 @@ def test_damaged_bytes_are_refused_or_give_a_sound_record(data):
         content[at : at + len(patch)] = patch
     for mode in ("keep", "jpg"):
         try:
-            record = encode(bytes(content), "a", EncodeSettings(mode, 4000))
+            record = encode(bytes(content), "a", EncodeSettings(mode, 4000, check="decode"))
         except ImageError:
             continue
         assert simplejpeg.decode_jpeg(record.payload, strict=True).shape == (record.height, record.width, 3)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -187,6 +188,22 @@ def test_skipped_files_survive_a_resume(image_folder, tmp_path, monkeypatch):
         run(image_folder, tmp_path / "a.beton")
     assert run(image_folder, tmp_path / "a.beton", on_error="skip").done == 4
     assert len(Beton(tmp_path / "a.beton")) == 14 and "1.png" in (tmp_path / "a.beton.skipped.txt").read_text()
+
+
+def test_threads_that_keep_files_end_with_an_interrupt(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastvarcon.data_prep.workers.CHUNK", 2)
+
+    class Interrupted(Said):
+        def advance(self, images):
+            raise KeyboardInterrupt
+
+    source, settings, out = open_source(image_folder), EncodeSettings("keep"), tmp_path / "a.beton"
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out, settings, workers=2, on_error="stop", progress=Interrupted())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastvarcon-convert")]
+    assert run(image_folder, out, workers=2, mode="keep").done == 2
+    run(image_folder, tmp_path / "whole.beton", mode="keep")
+    assert out.read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
 def test_every_shard_resumes_by_itself(interrupted):
