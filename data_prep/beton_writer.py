@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import filelock
 import numpy as np
 
 from fastvarcon.data import beton
 from fastvarcon.data.records import content_hash
+from fastvarcon.data_prep.path_lock import lock, unlock
 from fastvarcon.data_prep.record import Entry, Record
 from fastvarcon.errors import UserError
 
@@ -50,15 +50,12 @@ class BetonWriter:
             raise UserError(f"{path} is not a regular file: give the name of the .beton file to write")
         if not path.parent.is_dir():
             raise UserError(f"the folder {path.parent} does not exist: make it first")
-        self._lock = filelock.FileLock(path.with_name(path.name + ".lock"))
+        self._lock = lock(path)
         try:
-            self._lock.acquire(timeout=0)
             self._partial.touch()  # what is there already, `restore` may want
             self._file = open(self._partial, "r+b")  # noqa: SIM115 (closed by finish, suspend or discard)
-        except filelock.Timeout:
-            raise UserError(f"{path} is being written by another process: wait for it or choose another name") from None
         except OSError as error:
-            self._release()
+            unlock(self._lock)
             raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
         tables = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + self._samples.nbytes
         self._position = -(-tables // self._page_size) * self._page_size
@@ -103,18 +100,18 @@ class BetonWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._partial, self.path)
-        self._release()
+        unlock(self._lock)
 
     def suspend(self) -> None:
         if self._lock.is_locked:
             self._close()
-            self._release()
+            unlock(self._lock)
 
     def discard(self) -> None:
         if self._lock.is_locked:
             self._close()
             self._partial.unlink(missing_ok=True)
-            self._release()
+            unlock(self._lock)
 
     def __enter__(self) -> BetonWriter:
         self.restore([])
@@ -163,8 +160,3 @@ class BetonWriter:
     def _close(self) -> None:
         with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
             self._file.close()
-
-    def _release(self) -> None:
-        with contextlib.suppress(OSError):  # Windows keeps open files
-            Path(self._lock.lock_file).unlink()  # before the release: behind it, the file may be another writer's
-        self._lock.release()

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import filelock
 import numpy as np
 
 from fastvarcon.data.beton import JPG
 from fastvarcon.data.records import content_hash
 from fastvarcon.data.tar_shards import HEAD, INDEX, RECORD, SHARD, TABLE
+from fastvarcon.data_prep.path_lock import lock, unlock
 from fastvarcon.data_prep.record import Entry, Record
 from fastvarcon.errors import UserError
 
@@ -80,14 +80,11 @@ class TarWriter:
             raise UserError(f"{path} is not empty: remove it or choose another name")
         if not path.parent.is_dir():
             raise UserError(f"the folder {path.parent} does not exist: make it first")
-        self._lock = filelock.FileLock(path.with_name(path.name + ".lock"))
+        self._lock = lock(path)
         try:
-            self._lock.acquire(timeout=0)
             self._partial.mkdir(exist_ok=True)
-        except filelock.Timeout:
-            raise UserError(f"{path} is being written by another process: wait for it or choose another name") from None
         except OSError as error:
-            self._release()
+            unlock(self._lock)
             raise UserError(f"{error.filename or path} cannot be written ({error.strerror or error})") from None
 
     def __len__(self) -> int:
@@ -146,13 +143,13 @@ class TarWriter:
         head = {**self._head, "num_samples": len(table), "records_crc32": zlib.crc32(table), "shards": shards}
         self._write(HEAD, json.dumps(head, ensure_ascii=False).encode())
         os.replace(self._partial, self.path)
-        self._release()
+        unlock(self._lock)
 
     def suspend(self) -> None:
         """Close, and leave the partial folder for a later `restore`. May be called twice; nothing behind `finish`."""
         if self._lock.is_locked:
             self._close()
-            self._release()
+            unlock(self._lock)
 
     def discard(self) -> None:
         """Forget everything: nothing is left. May be called twice; nothing behind `finish`."""
@@ -161,7 +158,7 @@ class TarWriter:
             try:
                 shutil.rmtree(self._partial)
             finally:
-                self._release()
+                unlock(self._lock)
 
     def _place(self, size: int) -> tuple[int, int]:
         """Shard and byte at which the next sample, of `size` bytes, starts."""
@@ -219,11 +216,6 @@ class TarWriter:
         with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
             if self._file is not None:
                 self._file.close()
-
-    def _release(self) -> None:
-        with contextlib.suppress(OSError):  # Windows keeps open files
-            Path(self._lock.lock_file).unlink()  # before the release: behind it, the file may be another writer's
-        self._lock.release()
 
 
 def _sync(file: BinaryIO) -> None:

@@ -1,0 +1,34 @@
+"""One process at a time writes a path. The lock of a process that was killed holds nobody up."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import filelock
+
+from fastvarcon.errors import UserError
+
+
+def lock(path: Path) -> filelock.BaseFileLock:
+    """Hold PATH.lock until `unlock`.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    held = filelock.FileLock(path.with_name(path.name + ".lock"))
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"{path} is being written by another process: wait for it or choose another name") from None
+    except OSError as error:
+        unlock(held)
+        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
+    return held
+
+
+def unlock(held: filelock.BaseFileLock) -> None:
+    """Give the lock back and remove its file."""
+    with contextlib.suppress(OSError):  # Windows keeps open files
+        Path(held.lock_file).unlink()  # before the release: behind it, the file may be another writer's
+    held.release()
