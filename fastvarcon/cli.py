@@ -12,24 +12,12 @@ import tyro
 from tyro.conf import Positional, arg
 
 from fastvarcon.commands.convert import convert
+from fastvarcon.commands.inspect import inspect
 from fastvarcon.commands.merge import merge
 from fastvarcon.commands.verify import verify
 from fastvarcon.config import BackendName
 from fastvarcon.errors import UserError, exits_cleanly
 from fastvarcon.machine import available_cores
-
-
-def inspect(
-    path: Annotated[
-        Positional[Path],
-        arg(metavar="PATH", help="A .beton file, ours or one that ffcv wrote, a pattern of shards, or a tar folder."),
-    ],
-) -> None:
-    """Say what a converted dataset holds."""
-    from fastvarcon.data.records import open_records
-    from fastvarcon.reporting.inspect import describe
-
-    print(describe(open_records(path), path))
 
 
 @dataclass
