@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.folder.is_dir():
         sys.exit(f"error: {args.folder} is not a folder: give one with a sub-folder of images per class")
-    from fastvarcon.bench.loader import versions  # here: worker processes import this file, and should not import torch
+    from fastvarcon.bench.rows import versions  # here: worker processes import this file, and should not import torch
 
     context, workers = multiprocessing.get_context("spawn"), available_cores()
     settings = {"max-resolution 256": ("jpg", 256), "keep": ("keep", None)}

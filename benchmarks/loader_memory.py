@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fastvarcon.bench.loader import versions
+from fastvarcon.bench.rows import versions
 from fastvarcon.data.backends import open_backend
 from fastvarcon.data.loader import Loader, ViewSpec
 from fastvarcon.machine import available_cores

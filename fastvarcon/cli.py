@@ -96,7 +96,7 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder 
 
 
 def bench() -> None:
-    """Measure against what people use instead: `fastvarcon bench loader FILE`."""
+    """Measure against what people use instead: `fastvarcon bench loader FILE`, `fastvarcon bench kernels --views`."""
     # replaced in main by the commands of its own, so that each has its own flags
 
 

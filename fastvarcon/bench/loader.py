@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import importlib.metadata
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +13,17 @@ from PIL import Image
 
 from fastvarcon.bench.loader_competitors import BASELINE, DECODE, GPU_VIEWS, TWO_VIEWS, Job
 from fastvarcon.bench.rounds import Competitor, Measured, measure
+from fastvarcon.bench.rows import machine, versions
 from fastvarcon.data.beton import JPG
 from fastvarcon.data.records import Records, open_records
 from fastvarcon.errors import UserError
-from fastvarcon.machine import available_cores, cpu_name
+from fastvarcon.machine import available_cores
 
 COLUMNS = (
     "date", "dataset", "images", "mean_pixels", "mean_bytes", "task", "competitor", "size", "batch", "workers",
     "rounds", "pairs_per_second", "pairs_per_second_min", "pairs_per_second_max", "cpu_seconds_per_1000_pairs",
     "ratio_to_torchvision", "machine", "versions", "command",
 )  # fmt: skip
-PACKAGES = ("fastvarcon", "torch", "torchvision", "numba", "simplejpeg", "pillow", "ffcv", "nvidia-dali-cuda120")
 
 
 def bench_loader(
@@ -88,7 +86,7 @@ def bench_loader(
                 "workers": job.workers,
                 "rounds": rounds,
                 **_figures(result, baseline),
-                "machine": _machine(),
+                "machine": machine(),
                 "versions": versions(),
                 "command": command,
             }
@@ -114,22 +112,6 @@ def _figures(result: Measured, baseline: Measured) -> dict:
     }
 
 
-def _machine() -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{available_cores()} x {cpu_name()}{gpu}"
-
-
-def versions() -> str:
-    """Installed versions of what takes part."""
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name}={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return " ".join(found)
-
-
 def write_folder(records: Records, file: Path, out: Path) -> Path:
     """The records as OUT/CLASS/ID.jpg, byte for byte; raw records as PNG."""
     for sample in range(len(records)):
@@ -144,43 +126,29 @@ def write_folder(records: Records, file: Path, out: Path) -> Path:
     return out
 
 
-def append_rows(rows: list[dict], path: Path) -> None:
-    new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        if new:
-            writer.writeheader()
-        writer.writerows(row for row in rows if "failure" not in row)
-
-
 def draw(rows: list[dict], path: Path) -> None:
     """Bar chart of pairs per second, with the spread over the rounds and the ratio to the torchvision loader."""
-    from matplotlib.figure import Figure
+    from fastvarcon.bench.charts import Bar, draw_bars  # matplotlib takes a moment to load
 
     shown = sorted(
         (row for row in rows if "failure" not in row), key=lambda row: (row["task"], row["pairs_per_second"])
     )
-    figure = Figure(figsize=(9, 1.2 + 0.42 * len(shown)), layout="constrained")
-    axes = figure.add_subplot()
-    for place, row in enumerate(shown):
-        middle = row["pairs_per_second"]
-        spread = [[middle - row["pairs_per_second_min"]], [row["pairs_per_second_max"] - middle]]
-        ours = row["competitor"].startswith("fastvarcon")
-        axes.barh(place, middle, xerr=spread, color="#2a6fbb" if ours else "#b0b0b0", ecolor="#444444", capsize=2)
-        axes.annotate(
-            f" {middle:,.0f}  ({row['ratio_to_torchvision']:.1f}x)",
-            (row["pairs_per_second_max"], place),
-            va="center",
-            fontsize=9,
+    bars = [
+        Bar(
+            label=f"{row['competitor']}\n{row['task']}",
+            per_second=row["pairs_per_second"],
+            low=row["pairs_per_second_min"],
+            high=row["pairs_per_second_max"],
+            ratio=row["ratio_to_torchvision"],
+            ours=row["competitor"].startswith("fastvarcon"),
         )
-    axes.set_yticks(range(len(shown)), [f"{row['competitor']}\n{row['task']}" for row in shown], fontsize=8)
+        for row in shown
+    ]
     first = shown[0]
-    axes.set_xlabel(f"images decoded (decode) or pairs of {first['size']} px views made (two views) per second")
-    axes.set_title(
-        f"{first['dataset']}: {first['images']:,} images of {first['mean_pixels']:,} pixels, "
+    draw_bars(
+        {"": bars},
+        path,
+        xlabel=f"images decoded (decode) or pairs of {first['size']} px views made (two views) per second",
+        title=f"{first['dataset']}: {first['images']:,} images of {first['mean_pixels']:,} pixels, "
         f"{first['workers']} workers, median and range of {first['rounds']} rounds",
-        fontsize=10,
     )
-    axes.set_xlim(0, 1.25 * max(row["pairs_per_second_max"] for row in shown))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)

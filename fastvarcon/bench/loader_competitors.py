@@ -176,36 +176,40 @@ def two_views_dali(job: Job) -> Iterator[int]:
     """DALI on the CPU, decoding once and cropping twice."""
     from nvidia.dali import fn, pipeline_def, types
 
-    def view(images):
-        crop = fn.random_resized_crop(images, size=job.size, random_area=(0.2, 1.0), random_aspect_ratio=(3 / 4, 4 / 3))
-        jitter = fn.random.coin_flip(probability=0.8)
-        strong = [fn.random.uniform(range=(0.6, 1.4)) * jitter + 1.0 * (1 - jitter) for _ in range(3)]
-        grey = fn.random.coin_flip(probability=0.2)
-        colour = fn.color_twist(
-            crop,
-            brightness=strong[0],
-            contrast=strong[1],
-            saturation=strong[2] * (1 - grey),
-            hue=fn.random.uniform(range=(-36.0, 36.0)) * jitter,
-        )
-        return fn.crop_mirror_normalize(
-            colour,
-            mirror=fn.random.coin_flip(probability=0.5),
-            mean=[255 * m for m in MEAN],
-            std=[255 * s for s in STD],
-        )
-
     @pipeline_def(batch_size=job.batch, num_threads=job.workers, device_id=None, seed=0)
     def pipeline():
         encoded, labels = fn.readers.file(file_root=str(job.images), random_shuffle=True, name="images")
         images = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
-        return view(images), view(images), labels
+        return dali_view(images, job.size), dali_view(images, job.size), labels
 
     running = pipeline()
     running.build()
     while True:
         first, _, _ = running.run()
         yield len(first)
+
+
+def dali_view(images, size: int):
+    """One view of each image, in the definition of a DALI pipeline."""
+    from nvidia.dali import fn
+
+    crop = fn.random_resized_crop(images, size=size, random_area=(0.2, 1.0), random_aspect_ratio=(3 / 4, 4 / 3))
+    jitter = fn.random.coin_flip(probability=0.8)
+    strong = [fn.random.uniform(range=(0.6, 1.4)) * jitter + 1.0 * (1 - jitter) for _ in range(3)]
+    grey = fn.random.coin_flip(probability=0.2)
+    colour = fn.color_twist(
+        crop,
+        brightness=strong[0],
+        contrast=strong[1],
+        saturation=strong[2] * (1 - grey),
+        hue=fn.random.uniform(range=(-36.0, 36.0)) * jitter,
+    )
+    return fn.crop_mirror_normalize(
+        colour,
+        mirror=fn.random.coin_flip(probability=0.5),
+        mean=[255 * m for m in MEAN],
+        std=[255 * s for s in STD],
+    )
 
 
 def _gpu_views(name: str, job: Job) -> Iterator[int]:

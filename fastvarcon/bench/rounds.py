@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 Competitor = Callable[[object], Iterator[int]]
+WARM_UP_BATCHES = 8
 
 
 @dataclass
@@ -45,6 +46,7 @@ def measure(
     *,
     rounds: int,
     seconds: float,
+    warm_up: int = WARM_UP_BATCHES,
     on_step: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Measured]:
     """Items per second and CPU-seconds per 1,000 items of every competitor, `rounds` times for `seconds` each."""
@@ -55,7 +57,7 @@ def measure(
         for name, competitor in competitors.items():
             on_step(f"{name}: setting up")
             ends[name], theirs = context.Pipe()
-            process = context.Process(target=_compete, args=(competitor, job, theirs), name=name)
+            process = context.Process(target=_compete, args=(competitor, job, theirs, warm_up), name=name)
             process.start()
             theirs.close()
             running.callback(_end, process, ends[name])
@@ -101,10 +103,7 @@ def _end(process, end) -> None:
         process.join()
 
 
-WARM_UP_BATCHES = 8
-
-
-def _compete(competitor: Competitor, job: object, end) -> None:
+def _compete(competitor: Competitor, job: object, end, warm_up: int) -> None:
     os.setpgrp()
     try:
         batches = competitor(job)
@@ -117,7 +116,7 @@ def _compete(competitor: Competitor, job: object, end) -> None:
             for number, count in enumerate(batches, 1):
                 items += count
                 elapsed = time.perf_counter() - start
-                if elapsed >= seconds and (seconds or number >= WARM_UP_BATCHES):
+                if elapsed >= seconds and (seconds or number >= warm_up):
                     break
             end.send((items, elapsed, cpu_seconds() - cpu))
     except BaseException as error:

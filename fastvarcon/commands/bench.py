@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from fastvarcon.commands.bench_kernels import kernels
 from fastvarcon.errors import UserError
 
 
@@ -35,7 +36,8 @@ def loader(
     from rich.console import Console
     from rich.table import Table
 
-    from fastvarcon.bench.loader import append_rows, bench_loader, draw
+    from fastvarcon.bench.loader import COLUMNS, bench_loader, draw
+    from fastvarcon.bench.rows import append_rows
 
     for flag, value, least in (("size", size, 1), ("batch", batch, 1), ("workers", workers, 0), ("rounds", rounds, 1)):
         if value < least:
@@ -66,9 +68,9 @@ def loader(
         figures = f"{row['pairs_per_second']:,.0f}", spread, f"{row['cpu_seconds_per_1000_pairs']:.3f}"
         table.add_row(row["task"], row["competitor"], *figures, f"{row['ratio_to_torchvision']:.1f}")
     Console().print(table)
-    append_rows(rows, csv)
+    append_rows(rows, csv, COLUMNS)
     draw(rows, plot)
     print(f"{csv}\n{plot}")
 
 
-BENCHMARKS = {"loader": loader}
+BENCHMARKS = {"loader": loader, "kernels": kernels}

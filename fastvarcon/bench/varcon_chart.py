@@ -1,0 +1,66 @@
+"""The picture of `fastvarcon bench kernels --varcon`: time and memory against the number of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from fastvarcon.bench.varcon import Job, bound_ms
+from fastvarcon.reporting.plots import STYLE
+
+QUANTITIES = {"wall_ms": "wall time, ms", "device_ms": "device time, ms", "peak_extra_mb": "peak extra memory, MB"}
+POINTS = 200  # of the roofline
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """A column per (D, C), a line per competitor; on a GPU with the bound of 4 N C D flops on an H200."""
+    shown = [row for row in rows if "failure" not in row]
+    columns = sorted({(row["dim"], row["classes"]) for row in shown})
+    quantities = {name: label for name, label in QUANTITIES.items() if any(row.get(name) for row in shown)}
+    competitors = list(dict.fromkeys(row["competitor"] for row in shown))
+    with matplotlib.rc_context({**STYLE, "font.size": 9}):
+        figure = Figure(figsize=(max(7.5, 4.2 * len(columns)), 1.4 + 2.9 * len(quantities)), layout="constrained")
+        grid = figure.subplots(len(quantities), len(columns), squeeze=False, sharex="col")
+        for line, (name, label) in enumerate(quantities.items()):
+            for column, (dim, classes) in enumerate(columns):
+                axes = grid[line][column]
+                of_shape = [row for row in shown if (row["dim"], row["classes"]) == (dim, classes)]
+                _lines(axes, of_shape, name, competitors)
+                if name == "device_ms":
+                    _roofline(axes, of_shape)
+                axes.set_title(f"D = {dim}, C = {classes:,}" if line == 0 else "", fontsize=10)
+                axes.set_ylabel(label if column == 0 else "")
+                axes.set_xlabel("rows N" if line == len(quantities) - 1 else "")
+        handles, labels = grid[min(1, len(quantities) - 1)][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        figure.suptitle(f"VarCon, forward and backward, {shown[0]['dtype']}: {shown[0]['machine']}", fontsize=9)
+        figure.savefig(path, dpi=130)
+
+
+def _lines(axes: Axes, rows: list[dict], name: str, competitors: list[str]) -> None:
+    for number, competitor in enumerate(competitors):
+        points = sorted((row["rows"], row[name]) for row in rows if row["competitor"] == competitor and row.get(name))
+        ours = competitor.startswith("fastvarcon")
+        style = {"linewidth": 2.4, "zorder": 3} if ours else {"linewidth": 1.2, "linestyle": "--"}
+        axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", ms=4, label=competitor,
+                  color=f"C{number}", **style)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    ticks = sorted({row["rows"] for row in rows})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+
+
+def _roofline(axes: Axes, rows: list[dict]) -> None:
+    low, high = min(row["rows"] for row in rows), max(row["rows"] for row in rows)
+    xs = [low * (high / low) ** (i / POINTS) for i in range(POINTS + 1)] if high > low else [0.8 * low, 1.25 * low]
+    first = rows[0]
+    jobs = [Job(x, first["dim"], first["classes"], first["dtype"], "cuda", 0) for x in xs]
+    label = "bound on an H200: 4NCD at 790 TFLOP/s, 4.3 TB/s"
+    axes.plot(xs, [bound_ms(job) for job in jobs], color="black", linewidth=1, linestyle=":", label=label)

@@ -1,0 +1,183 @@
+"""`fastvarcon bench kernels`: the numerical kernels next to what people use instead."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from fastvarcon.errors import UserError
+from fastvarcon.machine import available_cores
+
+FILE_WIDTH = 130  # of a table that goes to a file or a pipe
+HEADLINES = ("8192x128x1000", "65536x512x22000")
+SHAPES = {
+    "cpu": ("1024x128x1000", HEADLINES[0]),
+    "cuda": ("1024x128x1000", HEADLINES[0], "65536x128x1000", "8192x512x22000", HEADLINES[1]),
+}
+
+
+def kernels(
+    views: Annotated[bool, arg(help="Measure augmentation: SimAugment views per second.")] = False,
+    varcon: Annotated[bool, arg(help="Measure the VarCon loss: time, memory and error, forward and backward.")] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto takes CUDA where there is one.")] = "auto",
+    rounds: Annotated[int, arg(help="Measurements of each competitor, taken in turn.")] = 5,
+    seconds: Annotated[
+        float | None, arg(help="Length of a measurement; default 2 on the CPU, 0.2 on a GPU. Three calls at least.")
+    ] = None,
+    workers: Annotated[int, arg(help="Threads or processes on the CPU; 0 = one per core.")] = 0,
+    only: Annotated[
+        tuple[str, ...],
+        arg(help="Parts of the names of the competitors to measure; default all. The baseline always is."),
+    ] = (),
+    batch: Annotated[
+        tuple[int, ...],
+        arg(help="--views: images in a batch of 224 px and of 32 px; default 64 1024 on the CPU, 512 8192 on a GPU."),
+    ] = (),
+    shapes: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="NxDxC",
+            help="--varcon: rows, width, classes. Of a grid, in bash: {1024,8192,65536}x{128,512}x{10,1000,22000}. "
+            "Default: up to 8192x128x1000 on the CPU, 65536x512x22000 on a GPU.",
+        ),
+    ] = (),
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        arg(help="--varcon: of the rows. auto: float32 on the CPU, bfloat16 on a GPU."),
+    ] = "auto",
+    csv: Annotated[Path | None, arg(help="Table to which rows are added; default kernels_NAME.csv.")] = None,
+    plot: Annotated[Path | None, arg(help="Chart to write; default kernels_NAME.png.")] = None,
+) -> None:
+    """Ours against torchvision, kornia and DALI (--views), or against what torch offers for the loss (--varcon)."""
+    if views == varcon:
+        raise UserError("say what to measure: --views or --varcon")
+    for flag, value, least in (("rounds", rounds, 1), ("workers", workers, 0), *(("batch", n, 1) for n in batch)):
+        if value < least:
+            raise UserError(f"--{flag} must be at least {least}, got {value}")
+    if seconds is not None and not 0 < seconds <= 3600:
+        raise UserError(f"--seconds must lie between 0 and 3600, got {seconds}")
+    if shapes and not varcon:
+        raise UserError("--shapes is for --varcon: leave it out")
+    if batch and (varcon or len(batch) != 2):
+        raise UserError("--batch wants two numbers, for 224 px and for 32 px, with --views")
+    sizes = [_shape(text) for text in shapes]
+    name = "views" if views else "varcon"
+    csv, plot = csv or Path(f"kernels_{name}.csv"), plot or Path(f"kernels_{name}.png")
+    for path in (csv, plot):
+        if not path.parent.is_dir():
+            raise UserError(f"the folder {path.parent} does not exist: make it first")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # both are read when torch is imported, here and in the processes
+    os.environ.setdefault("TORCH_LOGS", "-all")  # of the competitors: what torch.compile has to say about them
+
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device here: leave --device out")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    common = {
+        "rounds": rounds,
+        "seconds": seconds or (0.2 if device == "cuda" else 2.0),
+        "only": only,
+        "command": shlex.join(["fastvarcon", *sys.argv[1:]]),
+        "on_step": _print,
+    }
+    workers = workers or available_cores()
+    if views:
+        _views(device, batch, workers, common, csv, plot)
+    else:
+        shown = sizes or [_shape(text) for text in SHAPES[device]]
+        dtype = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
+        _varcon(shown, dtype, device, workers, common, csv, plot)
+    print(f"{csv}\n{plot}")
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,7})x([1-9]\d{0,4})x([1-9]\d{0,6})", text)
+    if not found:
+        raise UserError(f"--shapes wants ROWSxWIDTHxCLASSES, as in {HEADLINES[0]}, got {text}")
+    rows, width, classes = map(int, found.groups())
+    return rows, width, classes
+
+
+def _views(device: str, batch: tuple[int, ...], workers: int, common: dict, csv: Path, plot: Path) -> None:
+    from fastvarcon.bench.rows import append_rows
+    from fastvarcon.bench.views import COLUMNS, bench_views, draw, verdict
+    from fastvarcon.bench.views_competitors import Job
+
+    photos, small = batch or {"cpu": (64, 1024), "cuda": (512, 8192)}[device]
+    jobs = [Job(224, 400, photos, workers, device), Job(32, 32, small, workers, device)]
+    rows = bench_views(jobs, **common)
+    for job in jobs:
+        lines = []
+        for row in (row for row in rows if row["task"] == job.task):
+            if "failure" in row:
+                lines.append((row["competitor"], row["failure"]))
+                continue
+            ratio = ("-", "-")
+            if "ratio_to_torchvision" in row:
+                ratio = f"{row['ratio_to_torchvision']:.2f}", f"{row['ratio_min']:.2f}-{row['ratio_max']:.2f}"
+            spread = f"{row['views_per_second_min']:,.0f}-{row['views_per_second_max']:,.0f}"
+            on_device = f"{row['device_ms']:.3f} ({row['device_method']})" if "device_ms" in row else "-"
+            lines.append((row["competitor"], f"{row['views_per_second']:,.0f}", spread, *ratio, on_device))
+        title = f"{job.task}, {job.batch:,} images a batch"
+        print_table(title, ("", "views/s", "range", "x torchvision", "range", "device ms a batch"), lines)
+    print("\n".join(verdict(rows)))
+    append_rows(rows, csv, COLUMNS)
+    draw(rows, plot)
+
+
+def _varcon(
+    sizes: list[tuple[int, int, int]], dtype: str, device: str, workers: int, common: dict, csv: Path, plot: Path
+) -> None:
+    from fastvarcon.bench.rows import append_rows
+    from fastvarcon.bench.varcon import COLUMNS, REGIMES, Job, bench_varcon, bound_ms, verdict
+    from fastvarcon.bench.varcon_chart import draw
+
+    jobs = [Job(*size, dtype, device, workers) for size in sizes]
+    rows = bench_varcon(jobs, **common)
+    columns = ["", "wall ms", "device ms", "x refer-\nence", "peak\nMB", "of refer-\nence"]
+    columns += [f"{what} error\n{regime}" for regime in REGIMES for what in ("loss", "gradient")]
+    for job in jobs:
+        lines = []
+        for row in (row for row in rows if row["shape"] == job.name):
+            if "failure" in row:
+                lines.append((row["competitor"], row["failure"]))
+                continue
+            on_device = f"{row['device_ms']:g}\n({row['device_method']})" if "device_ms" in row else "-"
+            figures = f"{row['wall_ms']:g}", on_device, f"{row['speedup']:.2f}", f"{row['peak_extra_mb']:.1f}"
+            wrong = [row[f"{what}_error_{regime}"] for regime in REGIMES for what in ("loss", "gradient")]
+            lines.append((row["competitor"], *figures, f"{row['memory_ratio']:.2f}", *wrong))
+        bound = f", bound of an H200 {bound_ms(job):.3g} ms" if device == "cuda" else ""
+        print_table(f"{job.name}, {dtype}{bound}", columns, lines)
+    print("\n".join(verdict(rows)))
+    append_rows(rows, csv, COLUMNS)
+    draw(rows, plot)
+
+
+def print_table(title: str, columns: Sequence[str], lines: list[tuple[str, ...]]) -> None:
+    """A line of two cells is a competitor that could not run, and why: it is named below."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for line in lines:
+        if len(line) > 2:
+            table.add_row(*line)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    console.print(table)
+    for line in lines:
+        if len(line) == 2:
+            console.print(f"could not run: {line[0]}: {line[1]}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
