@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one bounded run: tests, benchmarks, short real training. Under nine minutes in all.
 #
-#   benchmarks/gpu.sh            all parts
-#   benchmarks/gpu.sh tests train  some of them: tests | loader | train | cifar10
+#   benchmarks/gpu.sh              all parts
+#   benchmarks/gpu.sh tests views  some of them: tests | views | varcon | loader | train | cifar10
 #
 # Logs and CSV rows go to $OUT (default: runs/gpu). $CIFAR10 names a folder with CIFAR-10 as train/CLASS/*.jpg and
 # test/CLASS/*.jpg, $PHOTOS a folder with JPEG photographs as CLASS/*.jpg (128 or more); without them the parts that need
-# them say so and are left out. $PYTHON chooses the interpreter.
+# them say so and are left out. A part that fails or runs out of time does not stop the others; the exit status is then 1.
+# $PYTHON chooses the interpreter, $VARCON_SHAPES the shapes of the loss (ROWSxWIDTHxCLASSES ...).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/gpu}
@@ -18,10 +19,13 @@ work=runs/gpu-work  # relative: its name goes into the commands of the CSV rows
 rm -rf "$work"; mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 failed=0
+LIMIT=525  # seconds for all parts together
 
 part() {  # part NAME SECONDS COMMAND...: bounded, logged, and the rest goes on if it fails
-    local name=$1 seconds=$2; shift 2
-    echo "== $name"
+    local name=$1 seconds=$2 left=$((LIMIT - SECONDS)); shift 2
+    [ "$left" -ge 20 ] || { echo "== $name LEFT OUT: no time left, run it by itself"; failed=1; return; }
+    [ "$seconds" -le "$left" ] || seconds=$left
+    echo "== $name (at most $seconds s)"
     timeout --kill-after=5 "$seconds" "$@" 2>&1 | tee "$OUT/$name.log"
     local status=${PIPESTATUS[0]}
     [ "$status" -eq 0 ] || { echo "== $name FAILED (exit $status)"; failed=1; }
@@ -34,6 +38,17 @@ score() {  # score RUN: the three scores of a run, its report, its CSV row
 }
 
 tests() { "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider tests; }
+
+views() {  # augmentation: ours, torchvision, kornia and DALI
+    "$PYTHON" -m fastvarcon.cli bench kernels --views --device "$DEVICE" --rounds 3 \
+        --csv "$OUT/kernels_views.csv" --plot "$OUT/kernels_views.png"
+}
+
+varcon() {  # the loss: ours and what torch offers, at the two headline shapes; VARCON_SHAPES chooses others
+    "$PYTHON" -m fastvarcon.cli bench kernels --varcon --device "$DEVICE" --rounds 3 \
+        --shapes ${VARCON_SHAPES:-8192x128x1000 65536x512x22000} \
+        --csv "$OUT/kernels_varcon.csv" --plot "$OUT/kernels_varcon.png"
+}
 
 loader() {  # pairs of views per second, decoded on the host and on the GPU
     [ -d "${PHOTOS:-}" ] || { echo "left out: set PHOTOS to a folder with CLASS/*.jpg"; return 0; }
@@ -60,7 +75,7 @@ cifar10() {  # the whole recipe, for a few epochs
             --train.warmup-epochs 1 && score "$work/cifar10-gpu"
 }
 
-export -f tests loader train cifar10 score
+export -f tests views varcon loader train cifar10 score
 export PYTHON OUT DEVICE work
 "$PYTHON" - <<'EOF' | tee "$OUT/machine.txt"
 import torch, triton
@@ -71,14 +86,16 @@ if [ "$DEVICE" = cuda ] && grep -q "no CUDA device" "$OUT/machine.txt"; then
     echo "error: no CUDA device here; DEVICE=cpu tries the script itself without one"
     exit 2
 fi
-for name in "${@:-tests loader train cifar10}"; do
+for name in "${@:-tests views varcon loader train cifar10}"; do
     for one in $name; do
         case $one in
             tests) part tests 130 bash -c tests ;;
-            loader) part loader 120 bash -c loader ;;
+            views) part views 100 bash -c views ;;
+            varcon) part varcon 150 bash -c varcon ;;
+            loader) part loader 90 bash -c loader ;;
             train) part train 60 bash -c train ;;
             cifar10) part cifar10 210 bash -c cifar10 ;;
-            *) echo "unknown part $one: choose tests, loader, train, cifar10"; exit 2 ;;
+            *) echo "unknown part $one: choose tests, views, varcon, loader, train, cifar10"; exit 2 ;;
         esac
     done
 done

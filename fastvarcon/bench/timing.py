@@ -35,8 +35,8 @@ class Work:
     """What a CUDA graph holds of it; None = the whole call."""
     capturable: bool = True
     """It never waits for the GPU."""
-    units: int = 1
-    """What the job asks for is done so many times in a call. 1 on a GPU."""
+    units: float = 1
+    """How many times a call does what the job asks for."""
 
 
 Setup = Callable[[object], Work]
@@ -102,9 +102,9 @@ def _on_gpu(setups, job, rounds, seconds, on_step) -> dict[str, Times]:
             if results[name].failure is None:
                 on_step(f"{name}: round {number + 1} of {rounds}")
                 with _failing(results[name]):
-                    results[name].wall.append(statistics.median(wall_seconds(work.call, seconds)))
+                    results[name].wall.append(statistics.median(wall_seconds(work.call, seconds)) / work.units)
                     replay = capture(work.device_part or work.call) if work.capturable else work.call
-                    results[name].device.append(statistics.median(device_seconds(replay, seconds)))
+                    results[name].device.append(statistics.median(device_seconds(replay, seconds)) / work.units)
                     results[name].device_method = "graph" if work.capturable else "events"
                 replay = None
                 torch.cuda.empty_cache()  # the next one may need all of it

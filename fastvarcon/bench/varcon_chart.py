@@ -13,6 +13,8 @@ from fastvarcon.bench.varcon import Job, bound_ms
 from fastvarcon.reporting.plots import STYLE
 
 QUANTITIES = {"wall_ms": "wall time, ms", "device_ms": "device time, ms", "peak_extra_mb": "peak extra memory, MB"}
+OURS = ("#1f5fbf", "#1aa7b8", "#0b2e6b")
+THEIRS = ("#777777", "#d9730d", "#2a8a4a", "#b8336a", "#8a6d3b", "#7a5cc0")
 POINTS = 200  # of the roofline
 
 
@@ -42,12 +44,15 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def _lines(axes: Axes, rows: list[dict], name: str, competitors: list[str]) -> None:
-    for number, competitor in enumerate(competitors):
+    ours = [competitor for competitor in competitors if competitor.startswith("fastvarcon")]
+    theirs = [competitor for competitor in competitors if competitor not in ours]
+    for competitor in competitors:
         points = sorted((row["rows"], row[name]) for row in rows if row["competitor"] == competitor and row.get(name))
-        ours = competitor.startswith("fastvarcon")
-        style = {"linewidth": 2.4, "zorder": 3} if ours else {"linewidth": 1.2, "linestyle": "--"}
-        axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", ms=4, label=competitor,
-                  color=f"C{number}", **style)  # fmt: skip
+        if competitor in ours:
+            style = {"color": OURS[ours.index(competitor) % len(OURS)], "linewidth": 2.4, "zorder": 3}
+        else:
+            style = {"color": THEIRS[theirs.index(competitor) % len(THEIRS)], "linewidth": 1.2, "linestyle": "--"}
+        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=4, label=competitor, **style)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def bench_views(
-    jobs: list[Job],
+    job: Job,
     *,
     rounds: int,
     seconds: float,
@@ -29,48 +29,47 @@ def bench_views(
     command: str,
     on_step: Callable[[str], None],
 ) -> list[dict]:
-    """Rows of COLUMNS, one per task and competitor; one that cannot run says why in `failure`.
+    """Rows of COLUMNS, one per competitor; one that cannot run says why in `failure`.
 
     Raises:
         UserError: the baseline could not run.
     """
+    chosen = {
+        name: setup
+        for name, setup in competitors(job.device).items()
+        if name == BASELINE or not only or any(part in f"{job.task}: {name}" for part in only)
+    }
+    times = measure_calls(
+        chosen,
+        job,
+        device=job.device,
+        rounds=rounds,
+        seconds=seconds,
+        on_step=lambda step: on_step(f"{job.task}: {step}"),
+    )
+    base = times[BASELINE]
+    if base.failure:
+        raise UserError(f"the baseline could not run: {base.failure}")
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "device": job.device,
+        "task": job.task,
+        "size": job.size,
+        "source": job.source,
+        "batch": job.batch,
+        "workers": job.workers,
+        "rounds": rounds,
+        "machine": machine(),
+        "driver": driver(),
+        "versions": versions(),
+        "command": command,
+    }
     rows = []
-    for job in jobs:
-        chosen = {
-            name: setup
-            for name, setup in competitors(job.device).items()
-            if name == BASELINE or not only or any(part in f"{job.task}: {name}" for part in only)
-        }
-        times = measure_calls(
-            chosen,
-            job,
-            device=job.device,
-            rounds=rounds,
-            seconds=seconds,
-            on_step=lambda step, task=job.task: on_step(f"{task}: {step}"),
-        )
-        base = times[BASELINE]
-        if base.failure:
-            raise UserError(f"the baseline could not run: {base.failure}")
-        facts = {
-            "date": datetime.date.today().isoformat(),
-            "device": job.device,
-            "task": job.task,
-            "size": job.size,
-            "source": job.source,
-            "batch": job.batch,
-            "workers": job.workers,
-            "rounds": rounds,
-            "machine": machine(),
-            "driver": driver(),
-            "versions": versions(),
-            "command": command,
-        }
-        for name, measured in times.items():
-            figures = {"failure": measured.failure} if measured.failure else _figures(measured, base, job)
-            if name == PARAMETERS:  # makes no views: nothing to compare
-                figures = {key: value for key, value in figures.items() if not key.startswith("ratio")}
-            rows.append({**facts, "competitor": name, **figures})
+    for name, measured in times.items():
+        figures = {"failure": measured.failure} if measured.failure else _figures(measured, base, job)
+        if name == PARAMETERS:  # makes no views: nothing to compare
+            figures = {key: value for key, value in figures.items() if not key.startswith("ratio")}
+        rows.append({**facts, "competitor": name, **figures})
     return rows
 
 

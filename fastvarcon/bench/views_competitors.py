@@ -26,6 +26,7 @@ from fastvarcon.kernels import reference
 POLICY = "simaugment"
 VIEWS = 2
 PARAMETERS_IMAGES = 65_536
+LOOP_IMAGES = 128  # where a GPU gets them one by one, a call need not do the whole batch
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Numbers(torch.utils.data.Sampler):
 
 
 def kornia(job: Job) -> Work:
-    """Images of different sizes are cropped one by one; colours are changed for the whole batch."""
+    """A batch at a time, but images of different sizes are cropped one by one, so of those a batch of LOOP_IMAGES."""
     from kornia import augmentation as K
 
     torch.set_num_threads(job.workers)
@@ -177,11 +178,15 @@ def kornia(job: Job) -> Work:
         K.RandomGrayscale(p=0.2),
         K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
     )
-
-    def call() -> Tensor:
-        return rest(torch.cat([crop(image[None] / 255) for image in images for _ in range(VIEWS)]))
-
-    return Work(call, capturable=False)
+    if len({image.shape for image in images}) == 1:
+        whole = torch.stack(images)
+        return Work(lambda: rest(crop(torch.cat([whole] * VIEWS) / 255)), capturable=False)
+    some = images[:LOOP_IMAGES]
+    return Work(
+        lambda: rest(torch.cat([crop(image[None] / 255) for image in some for _ in range(VIEWS)])),
+        capturable=False,
+        units=len(some) / job.batch,
+    )
 
 
 def dali(job: Job) -> Work:

@@ -63,6 +63,8 @@ def kernels(
             raise UserError(f"--{flag} must be at least {least}, got {value}")
     if seconds is not None and not 0 < seconds <= 3600:
         raise UserError(f"--seconds must lie between 0 and 3600, got {seconds}")
+    if dtype != "auto" and not varcon:
+        raise UserError("--dtype is for --varcon: leave it out")
     if shapes and not varcon:
         raise UserError("--shapes is for --varcon: leave it out")
     if batch and (varcon or len(batch) != 2):
@@ -113,10 +115,12 @@ def _views(device: str, batch: tuple[int, ...], workers: int, common: dict, csv:
 
     photos, small = batch or {"cpu": (64, 1024), "cuda": (512, 8192)}[device]
     jobs = [Job(224, 400, photos, workers, device), Job(32, 32, small, workers, device)]
-    rows = bench_views(jobs, **common)
+    rows = []
     for job in jobs:
+        rows += (measured := bench_views(job, **common))
+        append_rows(measured, csv, COLUMNS)
         lines = []
-        for row in (row for row in rows if row["task"] == job.task):
+        for row in measured:
             if "failure" in row:
                 lines.append((row["competitor"], row["failure"]))
                 continue
@@ -129,7 +133,6 @@ def _views(device: str, batch: tuple[int, ...], workers: int, common: dict, csv:
         title = f"{job.task}, {job.batch:,} images a batch"
         print_table(title, ("", "views/s", "range", "x torchvision", "range", "device ms a batch"), lines)
     print("\n".join(verdict(rows)))
-    append_rows(rows, csv, COLUMNS)
     draw(rows, plot)
 
 
@@ -137,27 +140,30 @@ def _varcon(
     sizes: list[tuple[int, int, int]], dtype: str, device: str, workers: int, common: dict, csv: Path, plot: Path
 ) -> None:
     from fastvarcon.bench.rows import append_rows
-    from fastvarcon.bench.varcon import COLUMNS, REGIMES, Job, bench_varcon, bound_ms, verdict
+    from fastvarcon.bench.varcon import COLUMNS, REGIMES, Job, bench_varcon, bound_ms, check_memory, verdict
     from fastvarcon.bench.varcon_chart import draw
 
     jobs = [Job(*size, dtype, device, workers) for size in sizes]
-    rows = bench_varcon(jobs, **common)
+    check_memory(jobs)
     columns = ["", "wall ms", "device ms", "x refer-\nence", "peak\nMB", "of refer-\nence"]
     columns += [f"{what} error\n{regime}" for regime in REGIMES for what in ("loss", "gradient")]
+    rows = []
     for job in jobs:
+        rows += (measured := bench_varcon(job, **common))
+        append_rows(measured, csv, COLUMNS)
         lines = []
-        for row in (row for row in rows if row["shape"] == job.name):
+        for row in measured:
             if "failure" in row:
                 lines.append((row["competitor"], row["failure"]))
                 continue
             on_device = f"{row['device_ms']:g}\n({row['device_method']})" if "device_ms" in row else "-"
-            figures = f"{row['wall_ms']:g}", on_device, f"{row['speedup']:.2f}", f"{row['peak_extra_mb']:.1f}"
+            speedup, memory = (f"{row[name]:.2f}" if name in row else "-" for name in ("speedup", "memory_ratio"))
+            figures = f"{row['wall_ms']:g}", on_device, speedup, f"{row['peak_extra_mb']:.1f}", memory
             wrong = [row[f"{what}_error_{regime}"] for regime in REGIMES for what in ("loss", "gradient")]
-            lines.append((row["competitor"], *figures, f"{row['memory_ratio']:.2f}", *wrong))
+            lines.append((row["competitor"], *figures, *wrong))
         bound = f", bound of an H200 {bound_ms(job):.3g} ms" if device == "cuda" else ""
         print_table(f"{job.name}, {dtype}{bound}", columns, lines)
     print("\n".join(verdict(rows)))
-    append_rows(rows, csv, COLUMNS)
     draw(rows, plot)
 
 
