@@ -36,7 +36,8 @@ setup(
         "dali": [f"nvidia-dali-cuda120{LINUX}"],
         "ffcv": [f"ffcv>=1.0{LINUX}", f"setuptools{LINUX}"],  # ffcv imports distutils, which Python 3.12 dropped
         "parquet": ["pyarrow>=18"],
-        "timm": ["timm"],
+        "timm": ["timm>=1.0"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "dev": ["pyarrow>=18", "pytest>=8", "hypothesis>=6", "ruff>=0.6", "setuptools>=77", "wheel"],
     },
     entry_points={"console_scripts": ["fastvarcon = fastvarcon.cli:main"]},

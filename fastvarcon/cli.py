@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from fastvarcon.commands.convert import convert
 from fastvarcon.commands.inspect import inspect
+from fastvarcon.commands.export import export
 from fastvarcon.commands.merge import merge
 from fastvarcon.commands.verify import verify
 from fastvarcon.config import BackendName
@@ -107,6 +108,7 @@ COMMANDS = {
     "inspect": inspect,
     "eval": evaluate,
     "report": report,
+    "export": export,
     "bench": bench,
 }
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from fastvarcon.data.beton import RAW, Beton
@@ -162,6 +163,15 @@ def test_foreign_files_in_a_run_folder(fastvarcon, trained, tmp_path, file, cont
 def _report(fastvarcon, run: Path) -> str:
     fastvarcon("report", run)
     return (run / "report.html").read_text()
+
+
+def test_export_is_two_lines_away(fastvarcon, trained):
+    from fastvarcon import load_encoder
+
+    assert "model.safetensors" in fastvarcon("export", trained, "--to", "safetensors")
+    one, other = load_encoder(trained).state_dict(), load_encoder(trained / "export" / "safetensors").state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert "torchvision has no resnet18" in fastvarcon("export", trained, "--to", "torchvision", code=2)
 
 
 def test_small_training_sets_need_no_flag(fastvarcon, trained, digits, tmp_path):

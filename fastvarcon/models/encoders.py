@@ -13,8 +13,8 @@ import torch.nn as nn
 from safetensors.torch import load
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from fastvarcon.config import Config
 from fastvarcon.errors import UserError
+from fastvarcon.models.exported import find_encoder
 
 ENCODERS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -67,26 +67,26 @@ def build_encoder(
     return ResNetEncoder(block, layers, width=width, small_images=small_images, zero_init_residual=zero_init_residual)
 
 
-def load_encoder(run: Path | str) -> ResNetEncoder:
-    """The trained encoder of a run folder, on the CPU, in eval mode.
+def load_encoder(path: Path | str) -> ResNetEncoder:
+    """The trained encoder of a run folder or of what `fastvarcon export` wrote, on the CPU, in eval mode.
 
     Raises:
-        UserError: not a run folder, or one without a saved encoder.
+        UserError: neither of them, or a run folder without a saved encoder.
     """
-    return identify_encoder(Path(run))[0]
+    return identify_encoder(Path(path))[0]
 
 
-def identify_encoder(run: Path) -> tuple[ResNetEncoder, str]:
+def identify_encoder(path: Path) -> tuple[ResNetEncoder, str]:
     """The trained encoder and the SHA-256 of its file, read once: a training may replace the file at any time."""
-    model = Config.load(run / "config.json").model
-    encoder = build_encoder(model.encoder, width=model.width, small_images=model.small_images)
-    weights = run / "encoder.safetensors"
-    if not weights.exists():
-        raise UserError(f"{weights} is missing: train {run} for at least one epoch first")
+    spec, weights = find_encoder(path)
+    encoder = build_encoder(spec.encoder, width=spec.width, small_images=spec.small_images)
     content = weights.read_bytes()
     try:
         encoder.load_state_dict(load(content))
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{weights} is not the encoder that {run / 'config.json'} describes ({reason})") from None
+        raise UserError(
+            f"{weights} does not hold the {spec.encoder} that is written beside or in it ({reason}): "
+            "train or export it again"
+        ) from None
     return encoder.eval(), hashlib.sha256(content).hexdigest()

@@ -1,0 +1,31 @@
+"""`fastvarcon export`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+
+def export(
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training.")],
+    to: Annotated[
+        Literal["torchvision", "timm", "onnx", "safetensors", "hub-folder"],
+        arg(
+            help="torchvision, timm: weights that the stock network of the same name loads. onnx: encoder.onnx. "
+            "safetensors: weights alone. hub-folder: what a model hub shows, weights, settings and scores. "
+            "torchvision and timm need --model.width 1 and the standard stem."
+        ),
+    ],
+    out: Annotated[Path | None, arg(help="New folder to write; default: RUN/export/TO.")] = None,
+) -> None:
+    """Write the encoder of a run for other programs, with a model card; `fastvarcon.load_encoder` reads it too."""
+    from fastvarcon.export.folder import export_run
+
+    out = out or run / "export" / to
+    export_run(run, to, out, shlex.join(["fastvarcon", *sys.argv[1:]]))
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -1,0 +1,1 @@
+"""Trained encoders for other programs: the folder that `fastvarcon export` writes, and its model card."""

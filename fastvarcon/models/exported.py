@@ -1,0 +1,88 @@
+"""An encoder on disk: what a file of weights does not say, and where to find both.
+
+A run folder keeps it in `config.json` beside `encoder.safetensors`. An export (`fastvarcon export`) is a folder whose
+`model.safetensors` carries it in its own header, as JSON under the key "fastvarcon", so that the file alone is enough.
+The weights bear the same names in both: those of a torchvision ResNet without its `fc`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from fastvarcon.config import Config
+from fastvarcon.errors import UserError
+
+EXPORT_FILE = "model.safetensors"
+HEADER = "fastvarcon"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """How an encoder is built, and what the images look like that it was trained for."""
+
+    encoder: str
+    """Name in models.encoders.ENCODERS."""
+    width: float
+    small_images: bool
+    size: int
+    """Side of an image in pixels."""
+    eval_resize: int
+    """Pixels of the shorter side before the centre crop of `size` x `size`."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Normalisation, in [0, 1] units."""
+
+    @classmethod
+    def of_config(cls, config: Config) -> EncoderSpec:
+        model, data = config.model, config.data
+        return cls(
+            model.encoder,
+            model.width,
+            model.small_images,
+            data.size,
+            data.eval_resize,
+            tuple(data.mean),
+            tuple(data.std),
+        )
+
+    @property
+    def is_stock(self) -> bool:
+        """The network is torchvision's (and timm's) of the same name."""
+        return self.width == 1.0 and not self.small_images
+
+    def header(self) -> dict[str, str]:
+        """Metadata of a safetensors file."""
+        return {"format": "pt", HEADER: json.dumps(dataclasses.asdict(self))}
+
+
+def find_encoder(path: Path) -> tuple[EncoderSpec, Path]:
+    """What the encoder of a run folder, of an export folder or of its `model.safetensors` is, and its file of weights.
+
+    Raises:
+        UserError: nothing of the kind, or not whole.
+    """
+    exported = path if path.is_file() else path / EXPORT_FILE
+    if exported.exists():
+        return _spec_of_export(exported), exported
+    spec = EncoderSpec.of_config(Config.load(path / "config.json"))
+    weights = path / "encoder.safetensors"
+    if not weights.exists():
+        raise UserError(f"{weights} is missing: train {path} for at least one epoch first")
+    return spec, weights
+
+
+def _spec_of_export(path: Path) -> EncoderSpec:
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields = json.loads(file.metadata()[HEADER])
+        fields |= {name: tuple(map(float, fields[name])) for name in ("mean", "std")}
+        return EncoderSpec(**fields)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not an encoder that `fastvarcon export` wrote ({error}): give a run folder or an export of one"
+        ) from None
