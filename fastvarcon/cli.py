@@ -15,6 +15,7 @@ from fastvarcon.commands.convert import convert
 from fastvarcon.commands.inspect import inspect
 from fastvarcon.commands.export import export
 from fastvarcon.commands.merge import merge
+from fastvarcon.commands.settings import with_recipe
 from fastvarcon.commands.verify import verify
 from fastvarcon.config import BackendName
 from fastvarcon.errors import UserError, exits_cleanly
@@ -122,9 +123,10 @@ def main() -> None:
     if sys.argv[1:2] == ["bench"]:
         from fastvarcon.commands.bench import BENCHMARKS
 
-        return tyro.extras.subcommand_cli_from_dict(BENCHMARKS, prog="fastvarcon bench", args=sys.argv[2:])
+        benchmarks = with_recipe(BENCHMARKS, sys.argv)
+        return tyro.extras.subcommand_cli_from_dict(benchmarks, prog="fastvarcon bench", args=sys.argv[2:])
     tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
+        with_recipe(COMMANDS, sys.argv),
         prog="fastvarcon",
         description=(
             "Train image encoders with supervised contrastive losses. Convert a dataset once, train with "

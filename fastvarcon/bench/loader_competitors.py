@@ -98,29 +98,36 @@ class _TwoCrop:
         return self.transform(image), self.transform(image)
 
 
-def two_views_torchvision(job: Job) -> Iterator[int]:
-    """The loader of the SupCon and VarCon reference code."""
+def two_crop_loader(
+    images: Path, size: int, batch: int, workers: int, mean=MEAN, std=STD, pin_memory: bool = False
+) -> torch.utils.data.DataLoader:
+    """The loader of the SupCon and VarCon reference code: ((first views, second views), labels) of a batch."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
     transform = transforms.Compose(
         [
-            transforms.RandomResizedCrop(job.size, scale=(0.2, 1.0)),
+            transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
             transforms.RandomHorizontalFlip(),
             transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
             transforms.RandomGrayscale(p=0.2),
             transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
+            transforms.Normalize(mean, std),
         ]
     )
-    loader = torch.utils.data.DataLoader(
-        ImageFolder(str(job.images), _TwoCrop(transform)),
-        batch_size=job.batch,
+    return torch.utils.data.DataLoader(
+        ImageFolder(str(images), _TwoCrop(transform)),
+        batch_size=batch,
         shuffle=True,
         drop_last=True,
-        num_workers=job.workers,
+        num_workers=workers,
         persistent_workers=True,
+        pin_memory=pin_memory,
     )
+
+
+def two_views_torchvision(job: Job) -> Iterator[int]:
+    loader = two_crop_loader(job.images, job.size, job.batch, job.workers)
     while True:
         for (first, _), _ in loader:
             yield len(first)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 Competitor = Callable[[object], Iterator[int]]
+"""An iterator with a method `figures() -> dict[str, float]` is asked for those of each round as well."""
 WARM_UP_BATCHES = 8
 
 
@@ -28,6 +29,8 @@ class Measured:
 
     per_second: list[float] = field(default_factory=list)
     cpu_seconds_per_1000: list[float] = field(default_factory=list)
+    figures: list[dict[str, float]] = field(default_factory=list)
+    """What the competitor itself tells of a round."""
     failure: str | None = None
     """Why it could not run, in one line."""
 
@@ -38,6 +41,10 @@ class Measured:
     @property
     def cpu(self) -> float:
         return statistics.median(self.cpu_seconds_per_1000)
+
+    def figure(self, name: str) -> float:
+        """Median of a figure that the competitor tells."""
+        return statistics.median(figures[name] for figures in self.figures)
 
 
 def measure(
@@ -83,9 +90,10 @@ def _ask(process, end, seconds: float, result: Measured, keep: bool) -> None:
     if isinstance(answer, str):
         result.failure = answer
     elif keep:
-        items, wall, cpu = answer
+        items, wall, cpu, figures = answer
         result.per_second.append(items / wall)
         result.cpu_seconds_per_1000.append(1000 * cpu / items)
+        result.figures.append(figures)
 
 
 def _signal(process, number: int) -> None:
@@ -112,18 +120,26 @@ def _compete(competitor: Competitor, job: object, end, warm_up: int) -> None:
                 seconds = end.recv()
             except EOFError:
                 return
-            items, start, cpu = 0, time.perf_counter(), cpu_seconds()
-            for number, count in enumerate(batches, 1):
-                items += count
-                elapsed = time.perf_counter() - start
-                if elapsed >= seconds and (seconds or number >= warm_up):
-                    break
-            end.send((items, elapsed, cpu_seconds() - cpu))
+            cpu = cpu_seconds()
+            items, elapsed = run_for(batches, seconds, warm_up)
+            cpu = cpu_seconds() - cpu
+            end.send((items, elapsed, cpu, batches.figures() if hasattr(batches, "figures") else {}))
     except BaseException as error:
         with contextlib.suppress(BrokenPipeError):
             end.send(str(error).split("\n")[0] or traceback.format_exc(limit=1).split("\n")[-2])
         if not isinstance(error, Exception):
             raise
+
+
+def run_for(batches: Iterator[int], seconds: float, warm_up: int = WARM_UP_BATCHES) -> tuple[int, float]:
+    """Items and seconds of the batches that `seconds` are enough for; for 0 seconds those of the first `warm_up`."""
+    items, start = 0, time.perf_counter()
+    for number, count in enumerate(batches, 1):
+        items += count
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds and items and (seconds or number >= warm_up):
+            break
+    return items, elapsed
 
 
 def cpu_seconds() -> float:

@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from fastvarcon.commands.bench_kernels import kernels
+from fastvarcon.commands.bench_step import step
 from fastvarcon.errors import UserError
 
 
@@ -73,4 +74,4 @@ def loader(
     print(f"{csv}\n{plot}")
 
 
-BENCHMARKS = {"loader": loader, "kernels": kernels}
+BENCHMARKS = {"loader": loader, "kernels": kernels, "step": step}

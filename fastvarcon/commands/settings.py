@@ -1,0 +1,39 @@
+"""Commands that take the settings of a recipe: `--recipe recipes/cifar10.py` and then the recipe's own flags."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+from fastvarcon.config import Config
+from fastvarcon.errors import UserError
+
+
+def with_recipe(commands: dict[str, Callable], argv: list[str]) -> dict[str, Callable]:
+    """The commands, those with a parameter `config` with the defaults of the recipe that `argv` names."""
+    named = [value for flag, value in itertools.pairwise(argv) if flag == "--recipe"]
+    named += [word.removeprefix("--recipe=") for word in argv if word.startswith("--recipe=")]
+    defaults = recipe_defaults(Path(named[-1])) if named else Config()
+    return {
+        name: functools.partial(command, config=defaults)
+        if "config" in inspect.signature(command).parameters
+        else command
+        for name, command in commands.items()
+    }
+
+
+def recipe_defaults(path: Path) -> Config:
+    """DEFAULTS of a recipe's file. Raises UserError if it is none."""
+    if not path.is_file():
+        raise UserError(f"--recipe {path} does not exist: give a file such as recipes/cifar10.py")
+    try:
+        defaults = runpy.run_path(str(path)).get("DEFAULTS")
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"--recipe {path} is not Python ({error}): give a file such as recipes/cifar10.py") from None
+    if not isinstance(defaults, Config):
+        raise UserError(f"--recipe {path} has no DEFAULTS, a fastvarcon.Config: give a file such as recipes/cifar10.py")
+    return defaults
