@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in one bounded run: tests, benchmarks, short real training. Under nine minutes in all.
 #
 #   benchmarks/gpu.sh              all parts
-#   benchmarks/gpu.sh tests views  some of them: tests | views | varcon | loader | train | cifar10
+#   benchmarks/gpu.sh tests views  some of them: tests | views | varcon | loader | step | train | cifar10
 #
 # Logs and CSV rows go to $OUT (default: runs/gpu). $CIFAR10 names a folder with CIFAR-10 as train/CLASS/*.jpg and
 # test/CLASS/*.jpg, $PHOTOS a folder with JPEG photographs as CLASS/*.jpg (128 or more); without them the parts that need
@@ -50,11 +50,23 @@ varcon() {  # the loss: ours and what torch offers, at the two headline shapes; 
         --csv "$OUT/kernels_varcon.csv" --plot "$OUT/kernels_varcon.png"
 }
 
+photos() {  # the photographs, converted once
+    [ -f "$work/photos.beton" ] || "$PYTHON" -m fastvarcon.cli convert "$PHOTOS" "$work/photos.beton" --mode keep
+}
+
 loader() {  # pairs of views per second, decoded on the host and on the GPU
     [ -d "${PHOTOS:-}" ] || { echo "left out: set PHOTOS to a folder with CLASS/*.jpg"; return 0; }
-    "$PYTHON" -m fastvarcon.cli convert "$PHOTOS" "$work/photos.beton" --mode keep &&
-        "$PYTHON" -m fastvarcon.cli bench loader "$work/photos.beton" --images "$PHOTOS" --rounds 3 --seconds 2 \
-            --batch 128 --csv "$OUT/loader.csv" --plot "$OUT/loader.png"
+    photos && "$PYTHON" -m fastvarcon.cli bench loader "$work/photos.beton" --images "$PHOTOS" --rounds 3 --seconds 2 \
+        --batch 128 --csv "$OUT/loader.csv" --plot "$OUT/loader.png"
+}
+
+step() {  # views trained on per second: ResNet-50 at 224 px in bf16, next to the reference loop
+    [ -d "${PHOTOS:-}" ] || { echo "left out: set PHOTOS to a folder with CLASS/*.jpg"; return 0; }
+    photos && "$PYTHON" -m fastvarcon.cli bench step --recipe recipes/imagenet_r50.py --images "$PHOTOS" \
+        --data.train "$work/photos.beton" --train.device "$DEVICE" --train.global-batch "${STEP_BATCH:-128}" \
+        --rounds 3 --seconds 4 --csv "$OUT/step.csv" --plot "$OUT/step.png" &&
+        "$PYTHON" -m fastvarcon.cli doctor --recipe recipes/imagenet_r50.py --seconds 12 \
+            --data.train "$work/photos.beton" --train.device "$DEVICE" --train.global-batch "${STEP_BATCH:-128}"
 }
 
 train() {  # digits, in bf16, on one GPU
@@ -75,7 +87,7 @@ cifar10() {  # the whole recipe, for a few epochs
             --train.warmup-epochs 1 && score "$work/cifar10-gpu"
 }
 
-export -f tests views varcon loader train cifar10 score
+export -f tests views varcon photos loader step train cifar10 score
 export PYTHON OUT DEVICE work
 "$PYTHON" - <<'EOF' | tee "$OUT/machine.txt"
 import torch, triton
@@ -86,16 +98,17 @@ if [ "$DEVICE" = cuda ] && grep -q "no CUDA device" "$OUT/machine.txt"; then
     echo "error: no CUDA device here; DEVICE=cpu tries the script itself without one"
     exit 2
 fi
-for name in "${@:-tests views varcon loader train cifar10}"; do
+for name in "${@:-tests views varcon loader step train cifar10}"; do
     for one in $name; do
         case $one in
             tests) part tests 130 bash -c tests ;;
             views) part views 100 bash -c views ;;
             varcon) part varcon 150 bash -c varcon ;;
             loader) part loader 90 bash -c loader ;;
+            step) part step 90 bash -c step ;;
             train) part train 60 bash -c train ;;
             cifar10) part cifar10 210 bash -c cifar10 ;;
-            *) echo "unknown part $one: choose tests, views, varcon, loader, train, cifar10"; exit 2 ;;
+            *) echo "unknown part $one: choose tests, views, varcon, loader, step, train, cifar10"; exit 2 ;;
         esac
     done
 done

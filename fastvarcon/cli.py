@@ -12,8 +12,9 @@ import tyro
 from tyro.conf import Positional, arg
 
 from fastvarcon.commands.convert import convert
-from fastvarcon.commands.inspect import inspect
+from fastvarcon.commands.doctor import doctor
 from fastvarcon.commands.export import export
+from fastvarcon.commands.inspect import inspect
 from fastvarcon.commands.merge import merge
 from fastvarcon.commands.settings import with_recipe
 from fastvarcon.commands.verify import verify
@@ -110,6 +111,7 @@ COMMANDS = {
     "eval": evaluate,
     "report": report,
     "export": export,
+    "doctor": doctor,
     "bench": bench,
 }
 
