@@ -18,6 +18,8 @@ from fastvarcon.errors import UserError
 Triple = tuple[float, float, float]
 BackendName = Literal["cpu", "resident", "nvjpeg", "dali", "ffcv", "folder"]
 
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
 
 @dataclass
 class DataConfig:
@@ -131,8 +133,17 @@ class TrainConfig:
     """Epochs between two held-out kNN accuracies (needs --data.val); 0 = never."""
     val_bank: int = 10_000
     """Training images at most that vote in that kNN: an accuracy curve must not cost an epoch."""
+    trackers: str = ""
+    """Where the figures of metrics.jsonl go as well: tensorboard, wandb, mlflow, several with commas between them."""
+    profile: int = 0
+    """Steps of the first process that torch.profiler traces, into OUT/profile/trace.json; 0 = none."""
     save_every: int = 0
     """Epochs between two kept checkpoints (checkpoints/epoch-NNN); checkpoints/last is written every epoch."""
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in `trackers`."""
+        return tuple(name.strip() for name in self.trackers.split(",") if name.strip())
 
 
 @dataclass
@@ -199,6 +210,11 @@ class Config:
             (0 <= train.seed < 2**63, f"--train.seed must lie between 0 and 2**63 - 1, got {train.seed}"),
             (train.global_batch * data.num_views > 1, "--train.global-batch 1 with one view leaves nothing to compare"),
             (min(train.val_every, train.save_every) >= 0, "--train.val-every and --train.save-every must be 0 or more"),
+            (train.profile >= 0, f"--train.profile must be 0 (off) or more, got {train.profile}"),
+            (
+                set(train.tracker_names) <= set(TRACKERS),
+                f"--train.trackers {train.trackers!r}: choose from {', '.join(TRACKERS)}, with commas between several",
+            ),
             (train.val_bank >= 1, f"--train.val-bank must be at least 1, got {train.val_bank}"),
         ]
         for holds, message in rules:

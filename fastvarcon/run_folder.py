@@ -28,6 +28,8 @@ MAY_DIFFER = frozenset(
         "train.val_every",
         "train.val_bank",
         "train.save_every",
+        "train.trackers",
+        "train.profile",
     )
 )
 

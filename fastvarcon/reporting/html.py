@@ -84,7 +84,7 @@ def _training(summary: dict | None, rows: list[dict]) -> str:
 
 def _curves(rows: list[dict], config: Config) -> str:
     pictures = "".join(
-        f'<figure><figcaption>{escape(title)}</figcaption><img alt="{escape(title)} over the optimiser steps" '
+        f'<figure><figcaption>{escape(title)}</figcaption><img alt="{escape(title)}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"></figure>'
         for title, svg in training_curves(rows, config).items()
     )

@@ -24,7 +24,8 @@ BLUE, ORANGE, GREEN, GREY = "#1f5fbf", "#d9730d", "#2a8a4a", "#777777"
 
 
 def training_curves(rows: list[dict], config: Config) -> dict[str, str]:
-    """{title: SVG text} of loss, accuracy, tau2 and confidence over the steps of metrics.jsonl `rows`."""
+    """{title: SVG text} of loss, accuracy, tau2 and confidence over the steps of metrics.jsonl `rows`, and how the
+    latter two are spread over the rows of some epochs."""
     steps = [row for row in rows if row["kind"] == "step"]
     epochs = [row for row in rows if row["kind"] == "epoch"]
     curves: dict[str, Callable[[Axes], None]] = {
@@ -33,6 +34,14 @@ def training_curves(rows: list[dict], config: Config) -> dict[str, str]:
         "Adaptive temperature tau2": lambda axes: _tau2(axes, steps, config),
         "Confidence": lambda axes: _confidence(axes, steps),
     }
+    spreads = {
+        "Spread of tau2": ("tau2", config.loss.tau1 - config.loss.eps, config.loss.tau1 + config.loss.eps),
+        "Spread of confidence": ("confidence", 0.0, 1.0),
+    }
+    for title, (name, low, high) in spreads.items():
+        shown = _milestones([row for row in epochs if f"{name}_histogram" in row])
+        if shown:
+            curves[title] = lambda axes, args=(shown, name, low, high): _spread(axes, *args)
     with matplotlib.rc_context(STYLE):
         return {title: _svg(draw) for title, draw in curves.items()}
 
@@ -47,6 +56,7 @@ def _loss(axes: Axes, steps: list[dict]) -> None:
 
 def _accuracy(axes: Axes, steps: list[dict], epochs: list[dict]) -> None:
     _line(axes, epochs, "val_knn_top1", "held-out kNN (k = 20)", BLUE, marker="o", markersize=3)
+    _line(axes, epochs, "val_centroid_top1", "held-out nearest mean", GREEN, marker="o", markersize=3)
     _line(axes, steps, "hit", "nearest centroid within the batch", GREY, linewidth=1)
     axes.set_ylabel("top-1")
     axes.set_ylim(0, 1.02)
@@ -68,6 +78,24 @@ def _confidence(axes: Axes, steps: list[dict]) -> None:
     axes.set_ylim(0, 1.02)
 
 
+def _milestones(epochs: list[dict]) -> list[dict]:
+    """An early epoch, a quarter, half and all of the way, as the reference dumps them (10, 50, 100, 200 of 200)."""
+    places = {max(0, round(share * len(epochs)) - 1) for share in (0.05, 0.25, 0.5, 1.0)}
+    return [epochs[place] for place in sorted(places)] if epochs else []
+
+
+def _spread(axes: Axes, epochs: list[dict], name: str, low: float, high: float) -> None:
+    for number, row in enumerate(epochs):
+        counts = row[f"{name}_histogram"]
+        width = (high - low) / len(counts)
+        density = [count / (sum(counts) * width) for count in counts]
+        edges = [low + width * index for index in range(len(counts) + 1)]
+        strength = (number + 1) / len(epochs)
+        axes.stairs(density, edges, color=BLUE, alpha=0.15 + 0.85 * strength, label=f"epoch {row['epoch']}")
+    axes.set_xlabel(f"{name} of a row")
+    axes.set_ylabel("density")
+
+
 def _line(axes: Axes, rows: list[dict], name: str, label: str, colour: str, **style) -> None:
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     if points:
@@ -78,7 +106,8 @@ def _svg(draw: Callable[[Axes], None]) -> str:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     draw(axes)
-    axes.set_xlabel("optimiser step")
+    if not axes.get_xlabel():
+        axes.set_xlabel("optimiser step")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
     stream = io.StringIO()

@@ -50,6 +50,11 @@ class Meter:
         return figures
 
 
+def gpu_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory that torch has reserved on the GPU, MB; nothing for a CPU."""
+    return {"gpu_memory_mb": torch.cuda.max_memory_reserved(device) / 1e6} if device.type == "cuda" else {}
+
+
 class Clock:
     """Splits the wall time of training into waiting for data and the rest."""
 

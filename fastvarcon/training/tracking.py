@@ -1,22 +1,29 @@
-"""What a run writes down and shows while it goes: metrics.jsonl, and a progress bar or plain lines."""
+"""What a run writes down and shows while it goes: metrics.jsonl and trackers, and a progress bar or plain lines."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from accelerate.tracking import GeneralTracker
 
 from fastvarcon.progress import Bar, format_seconds
 from fastvarcon.run_folder import read_metrics
+from fastvarcon.training.trackers import scalars
 
 
 class MetricsLog:
-    """Appends rows to metrics.jsonl, one JSON object a line, each with its `step` (optimiser steps done)."""
+    """Appends rows to metrics.jsonl, one JSON object a line, each with its `step` (optimiser steps done).
 
-    def __init__(self, path: Path, resume_step: int):
+    Their numbers go to the `trackers` as well, which are finished by `close`.
+    """
+
+    def __init__(self, path: Path, resume_step: int, trackers: Sequence[GeneralTracker] = ()):
         """Rows behind `resume_step` come from a part of the run that was lost and will be made again: drop them."""
-        self._path = path
+        self._path, self._trackers = path, trackers
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
         aside = path.with_name(path.name + ".partial")
         aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -27,8 +34,12 @@ class MetricsLog:
         short = {name: float(f"{value:.9g}") if isinstance(value, float) else value for name, value in row.items()}
         self._file.write(json.dumps(short) + "\n")
         self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(scalars(row), step=row["step"])
 
     def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.finish()
         self._file.close()
 
 

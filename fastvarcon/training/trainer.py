@@ -24,7 +24,7 @@ from fastvarcon import kernels
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import extract
-from fastvarcon.evaluation.knn import accuracy, headline_k, knn_predict
+from fastvarcon.evaluation.knn import accuracy, headline_k, knn_predict, nearest_mean
 from fastvarcon.losses import build_loss
 from fastvarcon.models import ContrastiveModel
 from fastvarcon.models.batch_norm import synchronise
@@ -33,8 +33,11 @@ from fastvarcon.run_folder import RunFolder, write_json
 from fastvarcon.training import distributed
 from fastvarcon.training.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from fastvarcon.training.data import RunData
-from fastvarcon.training.meters import Clock, Meter
+from fastvarcon.training.histograms import Histograms
+from fastvarcon.training.meters import Clock, Meter, gpu_memory
 from fastvarcon.training.optim import build_optimizer, learning_rate, restore_optimizer, set_learning_rate
+from fastvarcon.training.profiling import StepProfiler
+from fastvarcon.training.trackers import require_packages, start_trackers
 from fastvarcon.training.tracking import Display, MetricsLog
 
 
@@ -46,6 +49,7 @@ def train(config: Config) -> dict:
             broken image or a loss that is no longer finite.
     """
     config.validate()
+    require_packages(config)
     folder = RunFolder(config.out)
     folder.check(config)
     accelerator = distributed.make_accelerator(config.train)
@@ -79,14 +83,18 @@ class Run:
         self.views_per_step = config.train.global_batch * config.data.num_views
         self.step = self.epoch = 0  # done so far
         self.clock = Clock()
+        self.histograms = Histograms(config.loss, accelerator.device, self.group)
         self.epoch_figures: dict[str, float] = {}
         distributed.require_same(folder.resumable, "checkpoints", accelerator.device)
         if folder.resumable:
             self._restore(load_checkpoint(folder.last))
         distributed.require_same(self.step, "checkpoints", accelerator.device)
         self.resumed_at = self.epoch
-        self.log = MetricsLog(folder.metrics, self.step) if accelerator.is_main_process else None
+        trackers = start_trackers(config, accelerator)
+        self.log = MetricsLog(folder.metrics, self.step, trackers) if accelerator.is_main_process else None
         self.display = Display(self.total_steps, self.step, enabled=accelerator.is_main_process)
+        traced = config.train.profile if accelerator.is_main_process else 0
+        self.profiler = StepProfiler(traced, folder.path / "profile" / "trace.json", self.display.say)
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -98,12 +106,13 @@ class Run:
                 self.epoch_figures = self._train_epoch()
                 self.epoch += 1
                 if self.data.val is not None and (self.epoch % train.val_every == 0 or self.epoch == train.epochs):
-                    self.epoch_figures["val_knn_top1"] = self._validate()
+                    self.epoch_figures |= self._validate()
                 self._write("epoch", self.epoch_figures)
                 self.display.say(f"epoch {self.epoch}/{train.epochs}  {_describe(self.epoch_figures)}")
                 self._save()
             return self._summarise()
         finally:
+            self.profiler.close()
             self.display.close()
             if self.log is not None:
                 self.log.close()
@@ -124,13 +133,13 @@ class Run:
             self.clock.worked(self.views_per_step)
             if log:
                 self._require_finite(figures["loss"])
-                figures |= self.clock.rates(interval_start)
+                figures |= self.clock.rates(interval_start) | gpu_memory(self.accelerator.device)
                 interval_start = self.clock.state()
                 self._write("step", {"lr": rate, **figures})
                 self.display.step(self.step, _describe(figures))
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             self._require_finite(math.nan)  # the last update may have spoilt what no loss has seen yet
-        return meter.read_all() | self.clock.rates(epoch_start)
+        return meter.read_all() | self.clock.rates(epoch_start) | self.histograms.read()
 
     def _update(self, views: torch.Tensor, labels: torch.Tensor, meter: Meter) -> float:
         """One optimiser step; returns its learning rate."""
@@ -148,18 +157,22 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         meter.add(loss, stats)
+        self.histograms.add(stats)
+        self.profiler.step()
         self.step += 1
         return rate
 
-    def _validate(self) -> float | None:
-        """kNN accuracy of the held-out images, on the first rank; the others wait."""
-        top1 = None
+    def _validate(self) -> dict[str, float]:
+        """kNN and nearest-mean accuracy of the held-out images, on the first rank; the others wait."""
+        top1: dict[str, float] = {}
         if self.accelerator.is_main_process:
             encoder, device = self._bare_model().encoder, self.accelerator.device
             bank_x, bank_y = (t.to(device) for t in extract(encoder, self.data.bank, device))
             val_x, val_y = (t.to(device) for t in extract(encoder, self.data.val, device))
             k = min(headline_k((20,)), len(bank_x))
-            top1 = accuracy(knn_predict(bank_x, bank_y, val_x, len(self.data.classes), (k,))[k], val_y)
+            classes = len(self.data.classes)
+            top1["val_knn_top1"] = accuracy(knn_predict(bank_x, bank_y, val_x, classes, (k,))[k], val_y)
+            top1["val_centroid_top1"] = accuracy(nearest_mean(bank_x, bank_y, val_x, classes), val_y)
         self.accelerator.wait_for_everyone()
         return top1
 
@@ -247,6 +260,7 @@ class Run:
         summary = {
             "final_loss": self.epoch_figures["loss"],
             "val_knn_top1": self.epoch_figures.get("val_knn_top1"),
+            "val_centroid_top1": self.epoch_figures.get("val_centroid_top1"),
             **whole_run,
             "epochs": self.epoch,
             "seconds": self.clock.seconds,
@@ -272,8 +286,10 @@ class Run:
 def _describe(figures: dict[str, float]) -> str:
     parts = [f"loss {figures['loss']:.4f}"]
     if figures.get("val_knn_top1") is not None:
-        parts.append(f"val kNN {figures['val_knn_top1']:.2%}")
+        parts.append(f"val kNN {figures['val_knn_top1']:.2%} centroid {figures['val_centroid_top1']:.2%}")
     parts += [f"{figures['views_per_second']:,.0f} views/s", f"data wait {figures['data_wait_fraction']:.0%}"]
+    if "gpu_memory_mb" in figures:
+        parts.append(f"GPU {figures['gpu_memory_mb'] / 1000:.1f} GB")
     return "  ".join(parts)
 
 
