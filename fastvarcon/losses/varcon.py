@@ -7,23 +7,14 @@ rows of class k, l_k = z.w_k / tau1 a logit, p = softmax(l) over the classes pre
     q      = softmax(onehot(y) / tau2)                                                  (10)-(12)
     tau2   = (tau1 - eps) + 2 eps p_y                                                   (13)
 
-Closed form. With a = 1/tau2, L = logsumexp(l), s = l_y, S = sum_k l_k, lbar = (S - s)/(K - 1), u = log(K - 1) - a:
-
-    log q_t = -softplus(u)      target of the true class; never forms e^a, so no overflow for any tau2
-    r       = sigmoid(u)        mass of the K - 1 others together, q_o = r/(K - 1) each, log q_o = log q_t - a
-    KL      = q_t (log q_t - log p_y) + r (log q_o - lbar + L)
-    dloss/dl_k = (2 - c) p_k - q_o                          k != y
-    dloss/dl_y = (2 - c) p_y - q_o - (1 - c + q_t - q_o)
-    c          = 2 eps a^2 p_y q_t r (s - lbar - a)         the path through tau2; 0 if the target is detached
-
-so one N x K tensor is kept for the backward pass. K = 1: loss and gradient are 0.
+Three implementations of a row: `varcon_reference.py` (these lines), `varcon_closed.py` (closed form in torch) and
+`kernels/varcon.py` (the same in Triton, with the derivation). None but the reference makes an N x C tensor.
 
 Distributed (`group`): every rank evaluates its own rows against the class sums of the global batch. Value and
 gradient are those of one process that holds all rows: rank r's z.grad is its slice of the gradient of the global
 mean. (Under DDP, which averages gradients over ranks, multiply the loss by the world size before `backward`; the
-trainer does.)
-Collectives: forward one all-reduce of num_classes x (D + 1) numbers and one of a scalar; backward none with detached
-centroids, else one of num_classes x (D + 1). Rows are never gathered.
+trainer does.) Forward takes one all-reduce of the class sums and one of a scalar, backward none with detached
+centroids, else one: `varcon_batch.py` counts the bytes. Rows are never gathered.
 """
 
 from __future__ import annotations
@@ -34,10 +25,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
-BACKENDS = ("auto", "closed", "reference")
-REDUCTIONS = ("mean", "sum", "none")
+from fastvarcon.losses.varcon_batch import AverageGradient, class_sums, compact, own_cosines
+from fastvarcon.losses.varcon_closed import rows_closed
+from fastvarcon.losses.varcon_prototypes import Prototypes
+from fastvarcon.losses.varcon_reference import rows_reference
+from fastvarcon.losses.varcon_settings import BACKENDS, REDUCTIONS, TERMS, Settings, check_rows, resolve_backend
+
+__all__ = ["BACKENDS", "REDUCTIONS", "VarConLoss", "VarConStats", "varcon_loss", "varcon_stats"]
 
 
 @dataclass(frozen=True)
@@ -60,37 +55,54 @@ def varcon_loss(
     num_classes: int,
     *,
     tau1: float = 0.1,
-    eps: float = 0.02,
+    eps: float | Tensor = 0.02,
     group=None,
     reduction: str = "mean",
     detach_centroids: bool = True,
     detach_target: bool = False,
     backend: str = "auto",
+    terms: str = "both",
+    leave_one_out: bool = False,
+    class_sums: str = "auto",
+    max_rows: int | None = None,
 ) -> Tensor:
     """VarCon loss (7) of the global batch.
 
     Args:
-        z: [n, D] unit rows of this rank, float64/32/16 or bfloat16; half precision is computed in float32.
+        z: [n, D] unit rows of this rank, float64/32/16 or bfloat16. Without Triton half precision is computed in
+            float32; with it in float16 products and float32 sums.
         labels: [n] integer class of each row in [0, num_classes); negative = ignored row (no loss, no gradient, in no
-            centroid, not counted).
+            centroid, not counted). One that is too large is an error on the CPU and a NaN on a GPU.
         num_classes: classes of the dataset; those absent from the batch play no part.
         tau1: temperature (8), > eps.
-        eps: half-width of the adaptive temperature (13), >= 0.
+        eps: half-width of the adaptive temperature (13), >= 0; a tensor of one element may learn: its gradient is the
+            part of this rank's rows, like that of z.
         group: process group that shares the batch; None = this process alone.
         reduction: "mean" over the rows of the global batch, "sum" over them, or "none": [n], this rank's rows.
         detach_centroids: no gradient through the centroids (as the reference code).
         detach_target: no gradient through tau2 (the reference code lets it flow).
-        backend: "reference" (the equations), "closed" (above), or "auto" (closed).
+        backend: "reference" (the equations), "closed" (torch), "triton" (CUDA), or "auto": triton for rows on CUDA
+            below float64 with D <= 2048 where the package is installed, else closed.
+        terms: "both", "kl" or "nll": which terms of (7) count.
+        leave_one_out: a row is not part of its own centroid. The only row of a class has the true logit 0 then.
+        class_sums: how Triton adds up classes: "onehot" or "sorted", which are repeatable to the bit, "auto" (one of
+            them, by size) or "atomic", which is not.
+        max_rows: with a group, the most rows that its batches have, the same on every rank. Where num_classes is
+            larger, the ranks exchange only that many classes.
 
     Returns:
         scalar, or [n] for "none"; float32, or float64 for float64 rows.
 
     Raises:
-        ValueError: shapes, labels, temperatures or names that cannot be.
+        ValueError: shapes, labels, temperatures or names that cannot be, a backend that cannot run.
     """
-    _check_settings(num_classes, tau1, eps, reduction, backend)
-    rows, _, counts = _evaluate(z, labels, num_classes, tau1, eps, group, detach_centroids, detach_target, backend)
-    return _reduce(rows, counts, reduction, group)
+    settings = Settings(
+        num_classes, tau1, group, reduction, detach_centroids, detach_target, backend, terms, leave_one_out,
+        class_sums, max_rows,
+    )  # fmt: skip
+    settings.check(eps)
+    rows, _, inverse_rows = _evaluate(z, labels, eps, settings)
+    return _reduce(rows, inverse_rows, reduction, group)
 
 
 def varcon_stats(
@@ -99,18 +111,34 @@ def varcon_stats(
     num_classes: int,
     *,
     tau1: float = 0.1,
-    eps: float = 0.02,
+    eps: float | Tensor = 0.02,
     group=None,
     backend: str = "auto",
+    leave_one_out: bool = False,
+    max_rows: int | None = None,
 ) -> VarConStats:
     """Per-row tau2, confidence, KL, NLL and nearest-centroid hit of this rank. Arguments as `varcon_loss`."""
-    _check_settings(num_classes, tau1, eps, "none", backend)
+    settings = Settings(
+        num_classes, tau1, group, "none", True, True, backend, leave_one_out=leave_one_out, max_rows=max_rows
+    )
     with torch.no_grad():
-        return _evaluate(z, labels, num_classes, tau1, eps, group, True, True, backend)[1]
+        eps = eps.detach() if torch.is_tensor(eps) else eps
+        settings.check(eps)
+        return VarConStats(*_evaluate(z, labels, eps, settings)[1])
 
 
 class VarConLoss(torch.nn.Module):
-    """`varcon_loss` with its settings."""
+    """`varcon_loss` with its settings, and what it may learn or carry from step to step.
+
+    Args: as `varcon_loss`, and
+        learn_eps: eps is a parameter, put back into [0, EPS_SHARE tau1] before each use. Its gradient is averaged over
+            the ranks, as DDP does with those of the network.
+        prototype_momentum: None, or m in [0, 1): centroids are running means m old + (1 - m) new over the steps, for
+            batches with few rows a class. See varcon_prototypes.py. Needs `dim`.
+        dim: D, of the rows.
+    """
+
+    EPS_SHARE = 0.8
 
     def __init__(
         self,
@@ -123,171 +151,99 @@ class VarConLoss(torch.nn.Module):
         detach_centroids: bool = True,
         detach_target: bool = False,
         backend: str = "auto",
+        terms: str = "both",
+        leave_one_out: bool = False,
+        class_sums: str = "auto",
+        max_rows: int | None = None,
+        learn_eps: bool = False,
+        prototype_momentum: float | None = None,
+        dim: int | None = None,
     ):
         super().__init__()
-        _check_settings(num_classes, tau1, eps, reduction, backend)
-        self.num_classes, self.tau1, self.eps, self.group, self.reduction = num_classes, tau1, eps, group, reduction
-        self.detach_centroids, self.detach_target, self.backend = detach_centroids, detach_target, backend
+        self.settings = Settings(
+            num_classes, tau1, group, reduction, detach_centroids, detach_target, backend, terms, leave_one_out,
+            class_sums, max_rows,
+        )  # fmt: skip
+        self.settings.check(eps)
+        if learn_eps and not eps <= self.EPS_SHARE * tau1:
+            raise ValueError(f"eps ({eps}) learns within [0, {self.EPS_SHARE} tau1]: start there")
+        self.eps = torch.nn.Parameter(torch.tensor(float(eps))) if learn_eps else eps
+        self.settings.check(self.eps)
+        self.prototypes = None
+        if prototype_momentum is not None:
+            if leave_one_out:
+                raise ValueError("leave_one_out has no meaning for prototypes, which hold rows of earlier steps")
+            self.prototypes = Prototypes(num_classes, dim, prototype_momentum)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         return self.with_stats(z, labels)[0]
 
     def with_stats(self, z: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and, from the same pass, the per-row statistics by name."""
-        rows, stats, counts = _evaluate(
-            z,
-            labels,
-            self.num_classes,
-            self.tau1,
-            self.eps,
-            self.group,
-            self.detach_centroids,
-            self.detach_target,
-            self.backend,
-        )
-        return _reduce(rows, counts, self.reduction, self.group), dict(vars(stats))
+        s = self.settings
+        rows, stats, inverse_rows = _evaluate(z, labels, self._eps(), s, self.prototypes)
+        return _reduce(rows, inverse_rows, s.reduction, s.group), dict(vars(VarConStats(*stats)))
+
+    def _eps(self) -> float | Tensor:
+        if not torch.is_tensor(self.eps):
+            return self.eps
+        with torch.no_grad():
+            self.eps.clamp_(0, self.EPS_SHARE * self.settings.tau1)
+        return AverageGradient.apply(self.eps, self.settings.group)
 
     def extra_repr(self) -> str:
-        return f"num_classes={self.num_classes}, tau1={self.tau1}, eps={self.eps}, backend={self.backend!r}"
+        s = self.settings
+        return f"num_classes={s.num_classes}, tau1={s.tau1}, eps={float(self.eps):g}, backend={s.backend!r}"
 
 
 # ---- the global batch ----------------------------------------------------------------------------------------------
 
 
-def _evaluate(z, labels, num_classes, tau1, eps, group, detach_centroids, detach_target, backend):
-    """(loss [n], VarConStats, counts [C] of the global batch)"""
-    _check_rows(z, labels, num_classes)
+def _evaluate(z: Tensor, labels: Tensor, eps: float | Tensor, s: Settings, prototypes: Prototypes | None = None):
+    """(loss [n], statistics [5, n], 1 / rows of the global batch)"""
+    check_rows(z, labels, s.num_classes)
+    backend = resolve_backend(s.backend, z)
+    triton = backend == "triton"
     with torch.autocast(z.device.type, enabled=False):
-        valid_N = labels >= 0
-        z_ND = torch.where(valid_N[:, None], z if z.dtype == torch.float64 else z.float(), 0)
-        label_N = labels.clamp(min=0).long()
-        sums_CD, counts_C = _class_sums(
-            z_ND.detach() if detach_centroids else z_ND, label_N, valid_N, num_classes, group
+        classes = s.num_classes
+        bound = len(z) if s.group is None else s.max_rows
+        if prototypes is None and bound is not None and classes > bound:
+            labels, classes = compact(labels, classes, max(bound, 1), s.group)
+        if not triton:
+            z = z if z.dtype == torch.float64 else z.float()
+            z = torch.where((labels >= 0)[:, None], z, 0)
+        sums, counts = class_sums(
+            z.detach() if s.detach_centroids else z, labels, classes, s.group, s.class_sums if triton else None
         )
-        w_CD = F.normalize(sums_CD, dim=1)
-        rows = _rows_reference if backend == "reference" else _rows_closed
-        loss_N, *stats = rows(z_ND, w_CD, label_N, valid_N, counts_C > 0, tau1, eps, detach_target)
-    return loss_N, VarConStats(*(s.detach() for s in stats)), counts_C
+        inverse_rows = None if triton and prototypes is None else 1 / counts.sum().clamp(min=1)
+        if prototypes is not None:
+            sums, counts = prototypes(sums, counts)
+        own = own_cosines(z, labels, sums, counts, s.detach_centroids) if s.leave_one_out else None
+        if triton:
+            loss, stats, counted = _rows_triton(z, sums, counts, labels, own, eps, s)
+            return loss, stats, counted[0] if inverse_rows is None else inverse_rows
+        rows = rows_reference if backend == "reference" else rows_closed
+        w = F.normalize(sums.squeeze(0), dim=1)
+        return *rows(z, w, own, eps, labels, counts.squeeze(0) > 0, s), inverse_rows
 
 
-def _class_sums(z_ND: Tensor, label_N: Tensor, valid_N: Tensor, num_classes: int, group) -> tuple[Tensor, Tensor]:
-    """Sums [C, D] and counts [C] of the rows of each class in the global batch, in one all-reduce."""
-    rows = torch.cat([z_ND, valid_N[:, None].to(z_ND)], dim=1)  # ignored rows are zeros by now
-    sums = rows.new_zeros(num_classes, rows.shape[1]).index_add(0, label_N, rows)
-    if group is not None:
-        sums = differentiable_all_reduce(sums, group=group)
-    return sums[:, :-1], sums[:, -1].detach()
+def _rows_triton(z, sums, counts, labels, own, eps, s: Settings):
+    from fastvarcon.kernels import varcon  # triton is not on every system, and only this needs it
+
+    kl, nll = TERMS[s.terms]
+    return varcon.rows(
+        z, sums, counts, labels, own=own, eps=eps, tau1=s.tau1, kl=kl, nll=nll, detach_target=s.detach_target
+    )
 
 
-def _reduce(rows: Tensor, counts_C: Tensor, reduction: str, group) -> Tensor:
+def _reduce(rows: Tensor, inverse_rows: Tensor, reduction: str, group) -> Tensor:
     if reduction == "none":
         return rows
     total = rows.sum()
     if reduction == "mean":
-        total = total / counts_C.sum().clamp(min=1)
+        total = total * inverse_rows
     if group is None:
         return total
     value = total.detach().clone()
     dist.all_reduce(value, group=group)
     return total + (value - total.detach())  # the global value, with the gradient of this rank's rows
-
-
-# ---- one row against the centroids ---------------------------------------------------------------------------------
-
-
-def _rows_reference(z_ND, w_CD, label_N, valid_N, present_C, tau1, eps, detach_target):
-    """Equations (7)-(13) line by line, over the classes present; gradients by autograd."""
-    if not present_C.any():
-        return tuple(0 * z_ND.sum(1) for _ in range(6))
-    w_KD = w_CD[present_C]
-    true_N1 = (present_C.long().cumsum(0) - 1).clamp(min=0)[label_N][:, None]
-    logits_NK = z_ND @ w_KD.T / tau1
-    logp_NK = torch.log_softmax(logits_NK, dim=1)  # (8)
-    logp_N = logp_NK.gather(1, true_N1).squeeze(1)
-    tau2_N = (tau1 - eps) + 2 * eps * logp_N.exp()  # (13)
-    if detach_target:
-        tau2_N = tau2_N.detach()
-    onehot_NK = torch.zeros_like(logits_NK).scatter(1, true_N1, 1.0)  # (10)
-    logq_NK = torch.log_softmax(onehot_NK / tau2_N[:, None], dim=1)  # (11), (12)
-    kl_N = (logq_NK.exp() * (logq_NK - logp_NK)).sum(1)
-    hit_N = (logits_NK.gather(1, true_N1) >= logits_NK).all(1)
-    rows = (kl_N - logp_N, tau2_N, logp_N.exp(), kl_N, -logp_N, hit_N.to(kl_N.dtype))  # (7)
-    return tuple(torch.where(valid_N, row, torch.zeros_like(row)) for row in rows)
-
-
-def _rows_closed(z_ND, w_CD, label_N, valid_N, present_C, tau1, eps, detach_target):
-    return _ClosedRows.apply(z_ND, w_CD, label_N, valid_N, present_C, tau1, eps, detach_target)
-
-
-class _ClosedRows(torch.autograd.Function):
-    """The closed form of the module's docstring, with its own backward pass."""
-
-    @staticmethod
-    def forward(ctx, z_ND, w_CD, label_N, valid_N, present_C, tau1, eps, detach_target):
-        logits_NC = z_ND @ w_CD.T / tau1
-        S = logits_NC.sum(1)  # centroids of absent classes are 0, and so are their logits
-        logits_NC.masked_fill_(~present_C, -torch.inf)
-        L = logits_NC.logsumexp(1)
-        s = logits_NC.gather(1, label_N[:, None]).squeeze(1)
-        several = present_C.sum() > 1
-        others = (present_C.sum() - 1).clamp(min=1).to(z_ND.dtype)
-
-        logp = s - L
-        p = logp.exp()
-        tau2 = (tau1 - eps) + 2 * eps * p
-        a = 1 / tau2
-        u = others.log() - a
-        logq_t = -F.softplus(u)
-        q_t, r = logq_t.exp(), u.sigmoid()
-        lbar = (S - s) / others
-        kl = q_t * (logq_t - logp) + r * (logq_t - a - lbar + L)
-        kl = torch.where(several, kl, torch.zeros_like(kl))
-        hit = (s >= logits_NC.amax(1)).to(p.dtype) if len(w_CD) else torch.zeros_like(p)
-
-        c = torch.zeros_like(p) if detach_target else 2 * eps * a * a * p * q_t * r * (s - lbar - a)
-        counted = valid_N & several
-        ctx.save_for_backward(z_ND, w_CD, label_N, logits_NC, L, c, q_t, r / others, counted)
-        ctx.tau1 = tau1
-        rows = (kl - logp, tau2, p, kl, -logp, hit)
-        rows = tuple(torch.where(valid_N, row, torch.zeros_like(row)) for row in rows)
-        ctx.mark_non_differentiable(*rows[1:])
-        return rows
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_N, *_):
-        z_ND, w_CD, label_N, logits_NC, L, c, q_t, q_o, counted = ctx.saved_tensors
-        true_N1 = label_N[:, None]
-        g_NC = (logits_NC - L[:, None]).exp_().mul_((2 - c)[:, None])
-        g_NC -= torch.where(logits_NC.isneginf(), 0, q_o[:, None])
-        g_NC.scatter_add_(1, true_N1, -(1 - c + q_t - q_o)[:, None])
-        g_NC = torch.where(counted[:, None], g_NC * (grad_N / ctx.tau1)[:, None], 0)
-        dz = g_NC @ w_CD if ctx.needs_input_grad[0] else None
-        dw = g_NC.T @ z_ND if ctx.needs_input_grad[1] else None
-        return dz, dw, None, None, None, None, None, None
-
-
-# ---- boundary ------------------------------------------------------------------------------------------------------
-
-
-def _check_settings(num_classes: int, tau1: float, eps: float, reduction: str, backend: str) -> None:
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if not 0 <= eps < tau1:
-        raise ValueError(
-            f"tau1 ({tau1}) must be larger than eps ({eps}), and eps at least 0: tau2 would not be positive"
-        )
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"unknown reduction {reduction!r}: choose from {', '.join(REDUCTIONS)}")
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
-
-
-def _check_rows(z: Tensor, labels: Tensor, num_classes: int) -> None:
-    if z.ndim != 2 or not z.is_floating_point():
-        raise ValueError(f"z must be [rows, dim] and floating point, got {tuple(z.shape)} {z.dtype}")
-    if labels.shape != z.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels must be [{len(z)}] integers, got {tuple(labels.shape)} {labels.dtype}")
-    if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= num_classes:
-        # on a GPU this look would stall the stream; there the loader has checked the labels of the whole dataset
-        raise ValueError(f"label {int(labels.max())} is outside the {num_classes} classes")

@@ -1,0 +1,98 @@
+"""Settings of the VarCon loss, what they may be, and which implementation a call takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "closed", "reference", "triton")
+REDUCTIONS = ("mean", "sum", "none")
+TERMS = {"both": (1.0, 1.0), "kl": (1.0, 0.0), "nll": (0.0, 1.0)}
+"""Weights of KL(q || p) and of -log p in the loss."""
+CLASS_SUMS = ("auto", "onehot", "sorted", "atomic")
+TRITON_MAX_DIM = 2048
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `varcon_loss` but rows, labels and eps."""
+
+    num_classes: int
+    tau1: float
+    group: object
+    reduction: str
+    detach_centroids: bool
+    detach_target: bool
+    backend: str
+    terms: str = "both"
+    leave_one_out: bool = False
+    class_sums: str = "auto"
+    max_rows: int | None = None
+
+    def check(self, eps: float | Tensor) -> None:
+        """Raise ValueError for what cannot be. The value of a tensor is not looked at: that would wait for a GPU."""
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
+        if torch.is_tensor(eps):
+            if eps.numel() != 1:
+                raise ValueError(f"eps must be a number or one element, got {tuple(eps.shape)}")
+            if self.detach_target and eps.requires_grad:
+                raise ValueError("eps learns through the target: it cannot with detach_target=True")
+        elif not 0 <= eps < self.tau1:
+            raise ValueError(
+                f"tau1 ({self.tau1}) must be larger than eps ({eps}), and eps at least 0: tau2 would not be positive"
+            )
+        for what, value, names in (
+            ("reduction", self.reduction, REDUCTIONS),
+            ("backend", self.backend, BACKENDS),
+            ("terms", self.terms, TERMS),
+            ("class_sums", self.class_sums, CLASS_SUMS),
+        ):
+            if value not in names:
+                raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(names)}")
+        if self.class_sums != "auto" and self.backend in ("closed", "reference"):
+            raise ValueError(f"class_sums={self.class_sums!r} is a way of backend 'triton', not of {self.backend!r}")
+
+
+def check_rows(z: Tensor, labels: Tensor, num_classes: int) -> None:
+    if z.ndim != 2 or not z.is_floating_point():
+        raise ValueError(f"z must be [rows, dim] and floating point, got {tuple(z.shape)} {z.dtype}")
+    if labels.shape != z.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be [{len(z)}] integers, got {tuple(labels.shape)} {labels.dtype}")
+    if torch.compiler.is_compiling():
+        return
+    if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= num_classes:
+        # on a GPU this look would stall the stream; there the kernel makes the loss NaN
+        raise ValueError(f"label {int(labels.max())} is outside the {num_classes} classes")
+
+
+def resolve_backend(backend: str, z: Tensor) -> str:
+    """ "auto" is triton for rows on CUDA that it takes, else closed.
+
+    Raises:
+        ValueError: triton asked for where it cannot run.
+    """
+    able = z.dtype != torch.float64 and z.shape[1] <= TRITON_MAX_DIM
+    if backend == "auto":
+        return "triton" if z.is_cuda and able and HAS_TRITON else "closed"
+    if backend == "triton":
+        if not HAS_TRITON:
+            raise ValueError("backend 'triton' needs the package: pip install triton, or take backend 'closed'")
+        if not able:
+            raise ValueError(
+                f"backend 'triton' takes float32 or less and {TRITON_MAX_DIM} columns at most, got {z.dtype} and "
+                f"{z.shape[1]}: take backend 'closed'"
+            )
+        if not z.is_cuda and not _interpreted():
+            raise ValueError("backend 'triton' needs rows on a CUDA device: move them there, or take backend 'closed'")
+    return backend
+
+
+def _interpreted() -> bool:
+    from fastvarcon.kernels.varcon_tiles import INTERPRETED
+
+    return INTERPRETED

@@ -1,0 +1,176 @@
+"""Rows by two matrix products, for D > 512 and for few rows against many classes (notation of kernels/varcon.py).
+
+The accumulator of the one-pass kernel is BLOCK_M x D: beyond D = 512 it no longer fits the registers. Here a chunk of
+rows meets all classes at once,
+
+    E = exp2(x - ref) in the compute dtype, 0 for the row's own class, and its row sums for each tile of classes
+    m = (E @ w) / whole          by cuBLAS
+
+and chunks are so small (CHUNK_BYTES) that E stays in the L2 cache: still 4NCD flops and no N x C tensor. `ref` is a
+constant as in varcon_rows.py; below its bound a first pass over the chunk finds the maxima (6NCD).
+
+The gradient by the class sums goes the same way: coefficients of a chunk, then their transpose times its rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .varcon_finalise import Centroids, limit_of, total_of
+from .varcon_rows import COLUMNS, LOG2E, bounded, finish_classes, finish_rows, reference_level
+
+CHUNK_BYTES = 24 * 2**20  # half of an H200's L2 cache
+BLOCK = tl.constexpr(128)  # rows and classes of a tile of E
+ROWS = tl.constexpr(16)  # finished by one program
+
+
+def rows_chunked(
+    z: Tensor, labels: Tensor, own: Tensor | None, eps: float, eps_at: Tensor | None, table: Centroids,
+    num_classes: int, *, tau1: float, kl: float, nll: float, adapt: float, with_gradient: bool, precision: str,
+) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
+    """As `varcon_rows.rows_forward`."""
+    N, D = z.shape
+    R, block_d = table.w.shape
+    dtype, device = table.w.dtype, z.device
+    programs, level = table.parts.shape[1], reference_level(tau1, dtype)
+    columns = torch.empty((len(COLUMNS), N), dtype=torch.float32, device=device)
+    m = torch.empty((N, D), dtype=dtype, device=device) if with_gradient else None
+    inverse_rows = torch.empty(1, dtype=torch.float32, device=device)
+    chunk = chunk_rows(N, R, dtype)
+    e = torch.empty((chunk, R), dtype=dtype, device=device) if with_gradient else None
+    sums = torch.empty((3, R // BLOCK.value, chunk), dtype=torch.float32, device=device)
+    with torch.cuda.device_of(z):
+        for first in range(0, max(N, 1), chunk):
+            n = min(chunk, N - first)
+            grid = (max(1, triton.cdiv(n, BLOCK.value)), R // BLOCK.value)
+            shared = (z, labels, table.w, table.bias, table.parts, sums, first, n, chunk, D, num_classes, z.stride(0))
+            scales = (programs, LOG2E.value / tau1, level)
+            ref = None
+            if not bounded(tau1, dtype):
+                _scores[grid](*shared, None, None, *scales, **_shape(block_d, precision))
+                best = sums[2].amax(0)
+                ref = torch.where(best.isneginf(), 0, best)
+            _scores[grid](*shared, e, ref, *scales, **_shape(block_d, precision))
+            product = multiply(e[:n], table.w) if with_gradient else None
+            _finish[(max(1, triton.cdiv(n, ROWS.value)),)](
+                z, labels, own, eps, eps_at, table.w, table.wsum, table.parts, sums, ref, product, columns, m,
+                inverse_rows, first, n, chunk, N, D, num_classes, z.stride(0), R // BLOCK.value, *scales,
+                tau1, kl, nll, adapt, BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,
+            )  # fmt: skip
+    return columns, m, inverse_rows
+
+
+def chunk_rows(rows: int, classes: int, dtype: torch.dtype) -> int:
+    """Rows of a chunk: whole tiles, as many as CHUNK_BYTES hold and as there are."""
+    fitting = CHUNK_BYTES // (classes * dtype.itemsize) // BLOCK.value
+    return max(1, min(fitting, triton.cdiv(rows, BLOCK.value))) * BLOCK.value
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32, whatever their dtype."""
+    if a.dtype == torch.float32 or a.device.type == "cpu":  # the CPU has no product of 16 bit that gives 32
+        return a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32)
+
+
+def _shape(block_d: int, precision: str) -> dict:
+    wide = precision == "ieee"  # 16 bit
+    return {
+        "PRECISION": precision, "BLOCK_D": block_d, "BLOCK_K": min(block_d, 64 if wide else 32),
+        "num_warps": 8, "num_stages": 3 if wide else 2, "enable_fp_fusion": True,
+    }  # fmt: skip
+
+
+@triton.jit
+def tile_of_cosines(
+    z, w, y, first, n, D, stride, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """z @ w^T of the tile that this program holds: rows of axis 0 with y >= 0, classes of axis 1."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    d = tl.arange(0, BLOCK_K)
+    z += first.to(tl.int64) * stride
+    z_at = row.to(tl.int64)[:, None] * stride + d[None, :]
+    w_at = k.to(tl.int64)[:, None] * BLOCK_D + d[None, :]
+    cos = tl.zeros([BLOCK, BLOCK], tl.float32)
+    for start in range(0, D, BLOCK_K):
+        z_MD = tl.load(z + z_at + start, (y >= 0)[:, None] & (start + d < D)[None, :], 0.0).to(w.dtype.element_ty)
+        cos = tl.dot(z_MD, tl.load(w + w_at + start).T, cos, input_precision=PRECISION)
+    return cos, row, k
+
+
+@triton.jit(do_not_specialize=["first", "n", "chunk", "C", "programs"])
+def _scores(
+    z, labels, w, bias, parts, sums, first, n, chunk, D, C, stride, e, ref, programs, scale, level,
+    PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A tile of E and its row sums: [0] of exp2, [1] of cosines, [2] the largest x. Sums alone where `e` is None."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.load(labels + first + row, row < n, -1).to(tl.int32)
+    R = tl.num_programs(1) * BLOCK
+    at = tl.program_id(1) * chunk + row
+    if tl.program_id(1) * BLOCK < limit_of(parts, programs):
+        cos, row, k = tile_of_cosines(z, w, y, first, n, D, stride, PRECISION, BLOCK_D, BLOCK_K)
+        x = cos * scale + tl.load(bias + k)[None, :]
+        x = tl.where(y[:, None] == k[None, :], float("-inf"), x)
+        best = tl.max(x, 1)
+        level_M = tl.zeros([BLOCK], tl.float32) + level
+        if ref is not None:
+            level_M = tl.load(ref + row, row < n, 0.0)
+        e_MC = tl.exp2(x - level_M[:, None])
+        exps, cosines = tl.sum(e_MC, 1), tl.sum(cos, 1)
+    else:
+        k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        e_MC = tl.zeros([BLOCK, BLOCK], tl.float32)
+        exps, cosines = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+        best = tl.full([BLOCK], float("-inf"), tl.float32)
+    tiles = tl.num_programs(1)
+    tl.store(sums + at, exps, row < chunk)
+    tl.store(sums + tiles * chunk + at, cosines, row < chunk)
+    tl.store(sums + 2 * tiles * chunk + at, best, row < chunk)
+    if e is not None:
+        tl.store(e + row.to(tl.int64)[:, None] * R + k[None, :], e_MC.to(e.dtype.element_ty), (row < n)[:, None])
+
+
+@triton.jit(do_not_specialize=["first", "n", "chunk", "N", "C", "tiles", "programs"])
+def _finish(
+    z, labels, own, eps, eps_at, w, wsum, parts, sums, ref, product, columns, m, inverse_rows,
+    first, n, chunk, N, D, C, stride, tiles, programs, scale, level, tau1, kl, nll, adapt, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    d = tl.arange(0, BLOCK_D)
+    i = first + row
+    inside = row < n
+    y = tl.load(labels + i, inside, -1).to(tl.int32)
+    counted = (y >= 0) & (y < C)
+    z_MD = tl.load(z + i.to(tl.int64)[:, None] * stride + d[None, :], counted[:, None] & (d < D)[None, :], 0.0)
+    wy_MD = tl.load(w + y.to(tl.int64)[:, None] * BLOCK_D + d[None, :], counted[:, None], 0.0)
+    true = tl.sum(z_MD.to(w.dtype.element_ty).to(tl.float32) * wy_MD.to(tl.float32), 1)
+    exps = tl.zeros([ROWS], tl.float32)
+    cosines = tl.zeros([ROWS], tl.float32)
+    best = tl.full([ROWS], float("-inf"), tl.float32)
+    for tile in range(tiles):
+        exps += tl.load(sums + tile * chunk + row, inside, 0.0)
+        cosines += tl.load(sums + (tiles + tile) * chunk + row, inside, 0.0)
+        best = tl.maximum(best, tl.load(sums + (2 * tiles + tile) * chunk + row, inside, 0.0))
+    level_M = tl.zeros([ROWS], tl.float32) + level
+    if ref is not None:
+        level_M = tl.load(ref + row, inside, 0.0)
+    target = true
+    if own is not None:
+        target = tl.load(own + i, inside, 0.0)
+    target = tl.where((y >= C) & inside, float("nan"), target)
+    classes = total_of(parts, 0, programs)
+    i = tl.where(inside, i, N)
+    weight = finish_rows(
+        i, y, target, cosines - true, exps, best, level_M, classes, eps, eps_at, columns, N, scale, tau1, kl, nll, adapt
+    )
+    if m is not None:
+        p_MD = tl.load(product + row.to(tl.int64)[:, None] * BLOCK_D + d[None, :], inside[:, None], 0.0)
+        out = m + i.to(tl.int64)[:, None] * D + d[None, :]
+        tl.store(out, (p_MD * weight[:, None]).to(m.dtype.element_ty), inside[:, None] & (d < D)[None, :])
+    if tl.program_id(0) == 0:
+        finish_classes(parts, wsum, inverse_rows, programs, BLOCK_D)
