@@ -77,7 +77,8 @@ def _onehot(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor
     with torch.cuda.device_of(z):
         _onehot_sums[(*tiles, splits)](
             z, labels, sums, counts, rows, dim, num_classes, z.stride(0), step,
-            BLOCK_C=block_c, BLOCK_D=block_d, num_warps=4, num_stages=3, enable_fp_fusion=True,
+            BLOCK_C=block_c, BLOCK_D=block_d, num_warps=8 if z.itemsize == 4 and block_c == 64 else 4, num_stages=3,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return sums, counts
 

@@ -8,14 +8,15 @@ the others together, margin = x_y - mean of the other x, and weights kl, nll of 
     KL   = q (log q - log p_y) + r (log q - a + margin - log p_y)        loss = kl KL - nll log p_y
     t    = kl a^2 q r (margin - a)           dloss/deps = (2 p_y - 1) t, with the path through p_y in
     c    = 2 eps p_y t                       (0 if the target is detached)
-    A    = kl - c + nll      B = kl r/(K-1)      G = kl (r - (1 - p_y)) + (c - nll)(1 - p_y)
+    A    = (kl - c + nll)(1 - p_y)      B = kl r/(K-1)      G = kl (r - (1 - p_y)) + (c - nll)(1 - p_y)
 
-    dloss/dx_k = A p_k - B  (k != y)         dloss/dx_y = G
+    dloss/dx_k = A o_k - B  (k != y)         dloss/dx_y = G
 
-1 - p_y is the sum over the others divided by the whole, so nothing cancels. With m = sum over the others of p_k w_k:
+where o = softmax over the other classes alone. 1 - p_y is the sum over the others divided by the whole, so nothing
+cancels, and m = sum of o_k w_k is of order 1 for every row, so float16 can hold it:
 
     dz    = [A m - B (Wsum - w_y) + G w_y] / tau1
-    dw_k  = sum over rows of (A p_k - B, or G for those of class k) z / tau1
+    dw_k  = sum over rows of (A o_k - B, or G for those of class k) z / tau1
     ds_k  = (dw_k - w_k (w_k.dw_k)) / |s_k|
 
 A label outside [0, num_classes) ignores its row if negative and makes its loss NaN otherwise. With `own`, the true
@@ -149,7 +150,7 @@ def _forward(
         "tau1": tau1, "kl": kl, "nll": nll, "adapt": adapt, "with_gradient": with_gradient,
         "precision": dot_precision(z.dtype),
     }  # fmt: skip
-    tile = varcon_tiles.row_tile(D, dtype)
+    tile = varcon_tiles.tile_for("rows", D, dtype)
     if tile is None or varcon_tiles.too_few_rows(N, num_classes, D, tile):
         columns, m, inverse_rows = varcon_chunked.rows_chunked(*arguments, **options)
     else:

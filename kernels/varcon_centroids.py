@@ -1,15 +1,17 @@
 """Gradient by the class sums, for attached centroids (notation of kernels/varcon.py).
 
-    dw_k = sum_i T_ik z_i / tau1,  T_ik = g_i (A_i p_ik - B_i), g_i G_i where k = y_i (0 there with `own`)
+    dw_k = sum_i T_ik z_i / tau1,  T_ik = g_i (A_i o_ik - B_i), g_i G_i where k = y_i (0 there with `own`)
     ds_k = (dw_k - w_k (w_k . dw_k)) / |s_k|
 
-A program holds a tile of classes and streams a split of the rows past it; p is made again from the stored lse, so T
+A program holds a tile of classes and streams a split of the rows past it; o is made again from the stored lse, so T
 never leaves the registers. Splits are added in order by the second launch, which also projects. 4NCD flops. In float16
 T is taken relative to the largest |g| and times 8, where neither 1/K nor a large c leaves the range. For D > 512 the
 coefficients of a chunk of rows are written out instead (varcon_chunked.py) and multiplied by cuBLAS.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import triton
@@ -19,10 +21,9 @@ from torch import Tensor
 from .varcon_chunked import _shape, chunk_rows, multiply, tile_of_cosines
 from .varcon_finalise import Centroids
 from .varcon_rows import LOG2E
+from .varcon_tiles import Tile, tile_for
 
 SCALE = tl.constexpr(8.0)
-LONGEST = {2: 512, 4: 128}
-"""Bytes of an element -> D up to which a tile of dw stays in registers."""
 
 
 def sums_backward(
@@ -36,7 +37,8 @@ def sums_backward(
     R, block_d = table.w.shape
     largest = grad.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
     with torch.cuda.device_of(z):
-        make = _streamed if block_d <= LONGEST[table.w.dtype.itemsize] else _chunked
+        tile = tile_for("sums", D, table.w.dtype)
+        make = _chunked if tile is None else partial(_streamed, tile)
         dw = make(grad, largest, z, labels, columns, table, tau1, own, precision)
         ds = torch.empty((num_classes, D), dtype=torch.float32, device=z.device)
         block_c = max(1, 2048 // block_d)
@@ -47,18 +49,17 @@ def sums_backward(
     return ds
 
 
-def _streamed(grad, largest, z, labels, columns, table, tau1, own, precision) -> Tensor:
+def _streamed(tile: Tile, grad, largest, z, labels, columns, table, tau1, own, precision) -> Tensor:
     N, D = z.shape
     R, block_d = table.w.shape
-    block_c, block_m, warps = (64, 32, 4) if block_d <= 128 else (64, 32, 8)
-    tiles = R // block_c
+    tiles = R // tile.classes
     splits = max(1, min(16, 128 // tiles, triton.cdiv(N, 512)))
-    step = triton.cdiv(triton.cdiv(N, splits), block_m) * block_m
+    step = triton.cdiv(triton.cdiv(N, splits), tile.rows) * tile.rows
     dw = torch.empty((splits, R, block_d), dtype=torch.float32, device=z.device)
     _dw[(tiles, splits)](
         grad, largest, z, labels, columns, table.w, table.bias, dw, N, D, R, grad.stride(0), z.stride(0), step,
-        LOG2E.value / tau1, OWN=own, PRECISION=precision, BLOCK_C=block_c, BLOCK_M=block_m, BLOCK_D=block_d,
-        num_warps=warps, num_stages=2, enable_fp_fusion=True,
+        LOG2E.value / tau1, OWN=own, PRECISION=precision, BLOCK_C=tile.classes, BLOCK_M=tile.rows, BLOCK_D=block_d,
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return dw
 

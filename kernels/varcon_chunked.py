@@ -4,7 +4,7 @@ The accumulator of the one-pass kernel is BLOCK_M x D: beyond D = 512 it no long
 rows meets all classes at once,
 
     E = exp2(x - ref) in the compute dtype, 0 for the row's own class, and its row sums for each tile of classes
-    m = (E @ w) / whole          by cuBLAS
+    m = (E @ w) / its sum         by cuBLAS
 
 and chunks are so small (CHUNK_BYTES) that E stays in the L2 cache: still 4NCD flops and no N x C tensor. `ref` is a
 constant as in varcon_rows.py; below its bound a first pass over the chunk finds the maxima (6NCD).
@@ -24,7 +24,6 @@ from .varcon_rows import COLUMNS, LOG2E, bounded, finish_classes, finish_rows, r
 
 CHUNK_BYTES = 24 * 2**20  # half of an H200's L2 cache
 BLOCK = tl.constexpr(128)  # rows and classes of a tile of E
-ROWS = tl.constexpr(16)  # finished by one program
 
 
 def rows_chunked(
@@ -39,7 +38,7 @@ def rows_chunked(
     columns = torch.empty((len(COLUMNS), N), dtype=torch.float32, device=device)
     m = torch.empty((N, D), dtype=dtype, device=device) if with_gradient else None
     inverse_rows = torch.empty(1, dtype=torch.float32, device=device)
-    chunk = chunk_rows(N, R, dtype)
+    chunk, block_m = chunk_rows(N, R, dtype), max(1, 4096 // block_d)
     e = torch.empty((chunk, R), dtype=dtype, device=device) if with_gradient else None
     sums = torch.empty((3, R // BLOCK.value, chunk), dtype=torch.float32, device=device)
     with torch.cuda.device_of(z):
@@ -55,10 +54,10 @@ def rows_chunked(
                 ref = torch.where(best.isneginf(), 0, best)
             _scores[grid](*shared, e, ref, *scales, **_shape(block_d, precision))
             product = multiply(e[:n], table.w) if with_gradient else None
-            _finish[(max(1, triton.cdiv(n, ROWS.value)),)](
+            _finish[(max(1, triton.cdiv(n, block_m)),)](
                 z, labels, own, eps, eps_at, table.w, table.wsum, table.parts, sums, ref, product, columns, m,
                 inverse_rows, first, n, chunk, N, D, num_classes, z.stride(0), R // BLOCK.value, *scales,
-                tau1, kl, nll, adapt, BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,
+                tau1, kl, nll, adapt, BLOCK_M=block_m, BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,
             )  # fmt: skip
     return columns, m, inverse_rows
 
@@ -79,7 +78,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 def _shape(block_d: int, precision: str) -> dict:
     wide = precision == "ieee"  # 16 bit
     return {
-        "PRECISION": precision, "BLOCK_D": block_d, "BLOCK_K": min(block_d, 64 if wide else 32),
+        "PRECISION": precision, "BLOCK_D": block_d, "BLOCK_K": min(block_d, 64 if wide else 16),
         "num_warps": 8, "num_stages": 3 if wide else 2, "enable_fp_fusion": True,
     }  # fmt: skip
 
@@ -138,9 +137,10 @@ def _scores(
 @triton.jit(do_not_specialize=["first", "n", "chunk", "N", "C", "tiles", "programs"])
 def _finish(
     z, labels, own, eps, eps_at, w, wsum, parts, sums, ref, product, columns, m, inverse_rows,
-    first, n, chunk, N, D, C, stride, tiles, programs, scale, level, tau1, kl, nll, adapt, BLOCK_D: tl.constexpr,
+    first, n, chunk, N, D, C, stride, tiles, programs, scale, level, tau1, kl, nll, adapt,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     i = first + row
     inside = row < n
@@ -149,14 +149,14 @@ def _finish(
     z_MD = tl.load(z + i.to(tl.int64)[:, None] * stride + d[None, :], counted[:, None] & (d < D)[None, :], 0.0)
     wy_MD = tl.load(w + y.to(tl.int64)[:, None] * BLOCK_D + d[None, :], counted[:, None], 0.0)
     true = tl.sum(z_MD.to(w.dtype.element_ty).to(tl.float32) * wy_MD.to(tl.float32), 1)
-    exps = tl.zeros([ROWS], tl.float32)
-    cosines = tl.zeros([ROWS], tl.float32)
-    best = tl.full([ROWS], float("-inf"), tl.float32)
+    exps = tl.zeros([BLOCK_M], tl.float32)
+    cosines = tl.zeros([BLOCK_M], tl.float32)
+    best = tl.full([BLOCK_M], float("-inf"), tl.float32)
     for tile in range(tiles):
         exps += tl.load(sums + tile * chunk + row, inside, 0.0)
         cosines += tl.load(sums + (tiles + tile) * chunk + row, inside, 0.0)
         best = tl.maximum(best, tl.load(sums + (2 * tiles + tile) * chunk + row, inside, 0.0))
-    level_M = tl.zeros([ROWS], tl.float32) + level
+    level_M = tl.zeros([BLOCK_M], tl.float32) + level
     if ref is not None:
         level_M = tl.load(ref + row, inside, 0.0)
     target = true

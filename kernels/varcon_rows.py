@@ -25,7 +25,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 COLUMNS = ("loss", "A", "B", "G", "lse", "slope", "tau2", "confidence", "kl", "nll", "hit")
-"""Rows of the [11, N] table of row scalars: see kernels/varcon.py. `lse` is in units of log 2."""
+"""Rows of the [11, N] table of row scalars: see kernels/varcon.py. `lse` is that of the others, in units of log 2."""
 
 
 def bounded(tau1: float, dtype: torch.dtype) -> bool:
@@ -177,17 +177,17 @@ def finish_rows(i, y, true, cosines, exps, best, ref, classes, eps, eps_at, colu
     c = 2.0 * eps * p * t
     row = columns + i
     _put(row, 0, N, i, several, kl * divergence - nll * logp)
-    _put(row, 1, N, i, several, kl - c + nll)
+    _put(row, 1, N, i, several, (kl - c + nll) * rest)
     _put(row, 2, N, i, several, kl * r / others)
     _put(row, 3, N, i, several, kl * (r - rest) + (c - nll) * rest)
-    _put(row, 4, N, i, y >= 0, tl.log2(whole) + top)
+    _put(row, 4, N, i, several, tl.log2(exps) + ref)
     _put(row, 5, N, i, several, (2.0 * p - 1.0) * t)
     _put(row, 6, N, i, y >= 0, tau2)
     _put(row, 7, N, i, y >= 0, p)
     _put(row, 8, N, i, y >= 0, divergence)
     _put(row, 9, N, i, several, -logp)
     _put(row, 10, N, i, y >= 0, (x_true >= best).to(tl.float32))
-    return tl.where(y >= 0, tl.exp2(ref - top) / whole, 0.0)
+    return tl.where(several, 1.0 / exps, 0.0)
 
 
 @triton.jit

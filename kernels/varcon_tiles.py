@@ -31,25 +31,33 @@ class Tile:
     stages: int
 
 
-Table = dict[tuple[int, int], Tile]
-"""(bytes of an element, padded D) -> tile of the one-pass row kernel. What is not there goes the chunked way."""
+Table = dict[tuple[str, int, int], Tile]
+"""(kernel, bytes of an element, padded D) -> tile. What is not there goes the chunked way (varcon_chunked.py)."""
 
 HOPPER: Table = {
-    (2, 128): Tile(128, 64, 8, 3),
-    (2, 256): Tile(128, 32, 8, 3),
-    (2, 512): Tile(64, 32, 8, 3),
-    (4, 128): Tile(64, 32, 4, 2),
+    ("rows", 2, 128): Tile(128, 64, 8, 3),
+    ("rows", 2, 256): Tile(128, 32, 8, 3),
+    ("rows", 2, 512): Tile(64, 32, 8, 3),
+    ("rows", 4, 128): Tile(64, 32, 4, 2),
+    ("sums", 2, 128): Tile(32, 64, 4, 2),
+    ("sums", 2, 256): Tile(32, 64, 8, 2),
+    ("sums", 2, 512): Tile(16, 64, 8, 2),
+    ("sums", 4, 128): Tile(16, 64, 4, 2),
 }
-"""H100, H200 and later cards with as much shared memory (227 KiB)."""
-AMPERE: Table = {
-    (2, 128): Tile(128, 32, 8, 3),
-    (2, 256): Tile(64, 64, 8, 2),
-    (2, 512): Tile(64, 32, 8, 2),
-    (4, 128): Tile(32, 32, 8, 2),
+"""H100 and H200 (227 KiB)."""
+BLACKWELL: Table = HOPPER | {("rows", 4, 128): Tile(64, 32, 8, 2), ("sums", 4, 128): Tile(16, 64, 8, 2)}
+"""B200 and B300 (227 KiB)."""
+CONSUMER: Table = HOPPER | {
+    ("rows", 2, 128): Tile(128, 32, 8, 3),
+    ("rows", 2, 256): Tile(64, 64, 8, 2),
+    ("rows", 2, 512): Tile(32, 32, 4, 2),
+    ("rows", 4, 128): Tile(32, 32, 8, 2),
+    ("sums", 4, 128): Tile(32, 32, 8, 2),
 }
-"""A100 (163 KiB)."""
-CONSUMER: Table = AMPERE | {(2, 512): Tile(32, 32, 4, 2)}
 """Cards of capability 8.6, 8.9 and 12.0 (99 KiB)."""
+AMPERE: Table = CONSUMER | {("rows", 2, 512): Tile(64, 32, 8, 2)}
+"""A100 (163 KiB)."""
+TABLES = {80: AMPERE, 90: HOPPER, 100: BLACKWELL, 103: BLACKWELL}
 
 
 @cache
@@ -63,11 +71,9 @@ def padded(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
 
 
-def row_tile(dim: int, dtype: torch.dtype) -> Tile | None:
-    """Tile of the one-pass row kernel, or None where rows are too long for it."""
-    by_memory = {80: AMPERE, 90: HOPPER, 100: HOPPER, 103: HOPPER}
-    table = by_memory.get(capability(), CONSUMER)
-    return table.get((dtype.itemsize, max(128, padded(dim))))
+def tile_for(kernel: str, dim: int, dtype: torch.dtype) -> Tile | None:
+    """Tile of "rows" (one-pass row kernel) or "sums" (gradient by the class sums); None where rows are too long."""
+    return TABLES.get(capability(), CONSUMER).get((kernel, dtype.itemsize, max(128, padded(dim))))
 
 
 def too_few_rows(rows: int, classes: int, dim: int, tile: Tile) -> bool:

@@ -1,7 +1,7 @@
 """The VarCon rows in closed form, in torch: any float dtype, any device, and no N x C tensor.
 
 Notation and derivation are those of kernels/varcon.py. A chunk of rows meets all classes at once and leaves
-m = softmax-weighted sum of the other centroids and a few numbers a row; the backward pass is elementwise:
+m = the other centroids weighted by the softmax over them, and a few numbers a row; the backward pass is elementwise:
 
     dz = [A m - B (Wsum - w_y) + G w_y] / tau1
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastvarcon.losses.varcon_settings import TERMS, Settings
 
+BIG = 1e30  # stands for infinity where there is no other class
 CHUNK = 2**18  # logits at once: 1 MB in float32, which stays in the cache of a core
 
 
@@ -43,24 +44,23 @@ class _ClosedRows(torch.autograd.Function):
         true_N = (z_ND * w_CD[label_N]).sum(1)
         cosines_N = z_ND @ w_CD.sum(0) - true_N  # their sum over the other classes
         x_true_N = (true_N if own_N is None else own_N) / s.tau1
-        best_N, others_N, whole_N, top_N = (torch.empty_like(true_N) for _ in range(4))
+        best_N, others_N = torch.empty_like(true_N), torch.empty_like(true_N)
         m_ND = torch.empty_like(z_ND) if with_gradient else None
         for n in _chunks(z_ND, w_CD):
             x_nC = torch.addmm(bias_C, z_ND[n], w_CD.T, alpha=1 / s.tau1).scatter_(1, label_N[n, None], -torch.inf)
-            best_N[n] = x_nC.amax(1)
-            top_N[n] = torch.maximum(best_N[n], x_true_N[n])
-            e_nC = x_nC.sub_(top_N[n, None]).exp_()
-            others_N[n] = e_nC.sum(1)
-            whole_N[n] = others_N[n] + (x_true_N[n] - top_N[n]).exp()
+            best_N[n] = x_nC.amax(1).clamp_(min=-BIG)
+            e_nC = x_nC.sub_(best_N[n, None]).exp_()
+            others_N[n] = e_nC.sum(1).clamp_(min=1)  # the largest of them is 1
             if with_gradient:
-                torch.mm(e_nC, w_CD, out=m_ND[n]).div_(whole_N[n, None])
-        lse_N = top_N + whole_N.log()
+                torch.mm(e_nC, w_CD, out=m_ND[n]).div_(others_N[n, None])
+        others_lse_N = best_N + others_N.log()
+        lse_N = torch.logaddexp(others_lse_N, x_true_N)
         several = valid_N & (present_C.sum() > 1)
         columns, stats = _terms(
-            x_true_N, cosines_N, others_N / whole_N, x_true_N - lse_N, present_C.sum(), several, eps, s
+            x_true_N, cosines_N, (others_lse_N - lse_N).exp(), x_true_N - lse_N, present_C.sum(), several, eps, s
         )
         stats = torch.stack([*stats, (x_true_N >= best_N).to(true_N)])
-        ctx.save_for_backward(z_ND, w_CD, label_N, bias_C, m_ND, lse_N, columns)
+        ctx.save_for_backward(z_ND, w_CD, label_N, bias_C, m_ND, others_lse_N, columns)
         ctx.tau1, ctx.own = s.tau1, own_N is not None
         loss_N, stats = columns[0], torch.where(valid_N, stats, 0)
         ctx.mark_non_differentiable(stats)
@@ -107,7 +107,7 @@ def _terms(x_true, cosines, rest, logp, classes, several, eps, s: Settings):
     c = 2 * eps * p * t
     columns = [
         kl * divergence - nll * logp,
-        kl - c + nll,
+        (kl - c + nll) * rest,
         kl * r / others,
         kl * (r - rest) + (c - nll) * rest,
         (2 * p - 1) * t,
