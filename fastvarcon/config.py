@@ -16,6 +16,17 @@ from typing import Literal
 from fastvarcon.errors import UserError
 
 Triple = tuple[float, float, float]
+PolicyName = Literal[
+    "simaugment",
+    "simclr",
+    "nscl-cifar",
+    "autoaugment",
+    "randaugment",
+    "stacked-randaugment",
+    "crop-flip",
+    "crop",
+    "eval",
+]
 BackendName = Literal["cpu", "resident", "nvjpeg", "dali", "ffcv", "folder"]
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
@@ -35,8 +46,10 @@ class DataConfig:
     """Backend resident: where the decoded images lie. shared: one host copy for all processes of a machine."""
     on_bad_image: Literal["stop", "replace"] = "stop"
     """What a broken image does: end the run, or be replaced by the next image of its class and reported."""
-    policy: Literal["simaugment", "simclr", "crop-flip", "crop"] = "simaugment"
-    """Augmentation. simaugment is the SupCon/VarCon recipe: crop .2-1, flip, colour jitter, grey."""
+    policy: PolicyName = "simaugment"
+    """Augmentation. simaugment: the SupCon/VarCon recipe, crop .2-1, flip, colour jitter, grey. simclr: stronger, with
+    blur. nscl-cifar: simaugment with crops from .08. autoaugment, randaugment: torchvision's, behind crop and flip.
+    stacked-randaugment: within simclr. crop-flip. crop: no flip, for digits. eval: none, the centre crop."""
     num_views: int = 2
     """Views made of each image in a step; VarCon and SupCon use two."""
     size: int = 224

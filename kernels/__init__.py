@@ -26,6 +26,7 @@ def views(
     mean,
     std,
     dtype: torch.dtype = torch.float32,
+    interpolation: str = "bilinear",
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Make V views of each image of a batch: `reference.views`, by the fastest implementation for its device.
@@ -36,14 +37,15 @@ def views(
     """
     device = batch.pixels.device if device is None else torch.device(device)
     backend = views_backend(device, dtype)
+    options = {"size": size, "mean": mean, "std": std, "dtype": dtype, "interpolation": interpolation}
     if backend == "triton":
         from . import views_triton  # triton is not on every system, and only this needs it
 
-        return views_triton.views(batch, table, size=size, mean=mean, std=std, dtype=dtype, device=device)
+        return views_triton.views(batch, table, **options, device=device)
     if batch.pixels.device != device:
         batch = batch.to(device)
     if backend == "numba":
         from . import views_cpu  # numba takes a moment to load, and only this needs it
 
-        return views_cpu.views(batch, table, size=size, mean=mean, std=std, dtype=dtype)
-    return reference.views(batch, table, size=size, mean=mean, std=std, dtype=dtype)
+        return views_cpu.views(batch, table, **options)
+    return reference.views(batch, table, **options)

@@ -2,11 +2,14 @@
 
 A view of an image is, in this order (semantics of torchvision v2 on float tensors in [0, 1], antialias=True):
 
-    crop + resize   out = Wy @ image @ Wx^T per channel, with the triangle filter of antialiased bilinear resampling:
-                    W[o, j] ~ max(0, 1 - |j + 1/2 - c_o| / s),  c_o = start + (o + 1/2) len/out,  s = max(1, len/out),
-                    rows normalised to 1 over the pixels j that may be read (the box, or the whole image if `extend`)
+    crop + resize   out = Wy @ image @ Wx^T per channel, antialiased resampling with a filter f:
+                    W[o, j] ~ f(|j + 1/2 - c_o| / s),  c_o = start + (o + 1/2) len/out,  s = max(1, len/out),
+                    rows normalised to 1 over the pixels j that may be read (the box, or the whole image if `extend`).
+                    bilinear: f(t) = 1 - t up to 1; bicubic: Keys' cubic with a = -1/2 up to 2, which may overshoot
+                    [0, 1]: as in torchvision on float tensors, what follows clamps it, or nothing does
     flip            left-right
     jitter          brightness, contrast, saturation, hue in the order of the table, each clamped to [0, 1]
+    operations      up to two of AutoAugment's and RandAugment's, operations.py
     gray, blur, solarize
     normalise       (x - mean) / std, cast, channels_last
 
@@ -20,7 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601-2, the digits that torchvision uses
+from .operations import affine_matrices, brightness, contrast, gray, operate, saturation, solarize
+
+FILTER_RADIUS = {"bilinear": 1, "bicubic": 2}
+"""Interpolations by name, with the pixels that their filter reaches to either side where nothing shrinks."""
 CANVAS_BYTES = 64 << 20  # float pixels handled at a time, unless a single image has more
 
 
@@ -32,6 +38,7 @@ def views(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     dtype: torch.dtype = torch.float32,
+    interpolation: str = "bilinear",
 ) -> Tensor:
     """Make V views of each of the B images of `batch`.
 
@@ -41,6 +48,7 @@ def views(
         size: side of a view in pixels.
         mean, std: per-channel normalisation in [0, 1] units.
         dtype: of the result. Arithmetic is float32, or float64 if `dtype` is float64.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         [V * B, 3, size, size], channels_last.
@@ -60,7 +68,7 @@ def views(
         canvas = _canvas(batch, images, arithmetic)
         for view in range(rows.shape[0]):
             row = rows[view, images]
-            x = _crop_resize(canvas, batch, images, table, row, size)
+            x = _crop_resize(canvas, batch, images, table, row, size, FILTER_RADIUS[interpolation])
             x = _colour(x, table, row)
             out[row] = ((x - shift) / scale).to(dtype)
     return out
@@ -100,42 +108,64 @@ def _canvas(batch, images: Tensor, dtype: torch.dtype) -> Tensor:
     return canvas.permute(0, 3, 1, 2).to(dtype) / 255
 
 
-def _crop_resize(canvas: Tensor, batch, images: Tensor, table, row: Tensor, size: int) -> Tensor:
+def _crop_resize(canvas: Tensor, batch, images: Tensor, table, row: Tensor, size: int, radius: int) -> Tensor:
     """[n, 3, size, size]: the box of each row, resampled and flipped."""
     y, x, h, w = table.box[row].double().unbind(1)  # float32 would lose digits of the position, not of the weights
     extend = table.extend[row]
-    rows = _resampling(y, h, batch.height[images].cpu(), extend, canvas.shape[2], size)
-    columns = _resampling(x, w, batch.width[images].cpu(), extend, canvas.shape[3], size)
+    rows = _resampling(y, h, batch.height[images].cpu(), extend, canvas.shape[2], size, radius)
+    columns = _resampling(x, w, batch.width[images].cpu(), extend, canvas.shape[3], size, radius)
     columns = torch.where(table.flip[row].view(-1, 1, 1), columns.flip(1), columns)
     wide = torch.matmul(canvas, columns.to(canvas).transpose(1, 2).unsqueeze(1))  # [n, 3, Hmax, size]
     return torch.matmul(rows.to(canvas).unsqueeze(1), wide)
 
 
-def _resampling(start: Tensor, length: Tensor, limit: Tensor, extend: Tensor, inputs: int, outputs: int) -> Tensor:
-    """Weights [n, outputs, inputs] of the triangle filter, zero outside the pixels that may be read."""
+def _resampling(
+    start: Tensor, length: Tensor, limit: Tensor, extend: Tensor, inputs: int, outputs: int, radius: int
+) -> Tensor:
+    """Weights [n, outputs, inputs] of the filter, zero outside the pixels that may be read."""
     scale = (length / outputs).view(-1, 1, 1)
     centre = start.view(-1, 1, 1) + scale * (torch.arange(outputs, dtype=start.dtype).view(1, -1, 1) + 0.5)
     pixel = torch.arange(inputs, dtype=start.dtype).view(1, 1, -1)
     low = torch.where(extend, torch.zeros_like(start), start).view(-1, 1, 1)
     high = torch.where(extend, limit.to(start.dtype), start + length).view(-1, 1, 1)
-    weights = (1 - (pixel + 0.5 - centre).abs() / scale.clamp(min=1)).clamp(min=0)
-    weights = weights * ((pixel >= low) & (pixel < high))
+    distance = (pixel + 0.5 - centre).abs() / scale.clamp(min=1)
+    weights = ((1 - distance).clamp(min=0) if radius == 1 else _cubic(distance)) * ((pixel >= low) & (pixel < high))
     return weights / weights.sum(2, keepdim=True)
 
 
+def _cubic(t: Tensor) -> Tensor:
+    """Keys 1981 with a = -1/2, of distances t >= 0."""
+    near = (1.5 * t - 2.5) * t * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    return torch.where(t < 1, near, torch.where(t < 2, far, 0))
+
+
 def _colour(x: Tensor, table, row: Tensor) -> Tensor:
-    """Jitter, gray, blur and solarize on x [n, 3, size, size]."""
+    """Jitter, operations, gray, blur and solarize on x [n, 3, size, size]."""
     factors = (table.brightness[row], table.contrast[row], table.saturation[row], table.hue[row])
     neutral = (1.0, 1.0, 1.0, 0.0)
     order = table.order[row]
     for position in range(4):
-        for op, apply in enumerate((_brightness, _contrast, _saturation, _hue)):
+        for op, apply in enumerate((brightness, contrast, saturation, _hue)):
             x = _where(x, (order[:, position] == op) & (factors[op] != neutral[op]), apply, factors[op])
-    x = _where(x, table.gray[row], lambda part, _: _gray(part).expand_as(part), factors[0])
+    x = _operations(x, table.ops[row], table.magnitudes[row])
+    x = _where(x, table.gray[row], lambda part, _: gray(part).expand_as(part), factors[0])
     x = _where(x, table.blur_sigma[row] > 0, _blur, table.blur_sigma[row])
-    return _where(
-        x, table.solarize[row] <= 1, lambda part, t: torch.where(part >= t, 1 - part, part), table.solarize[row]
-    )
+    return _where(x, table.solarize[row] <= 1, solarize, table.solarize[row])
+
+
+def _operations(x: Tensor, ops: Tensor, magnitudes: Tensor) -> Tensor:
+    """Those of operations.py, ops and magnitudes [n, 2]: a group of rows with the same operation at a time."""
+    matrices = affine_matrices(ops, magnitudes, x.shape[-1])
+    for step in range(ops.shape[1]):
+        for op in ops[:, step].unique().tolist():
+            chosen = ops[:, step] == op
+            if op:
+                matrix = matrices[chosen, step]
+                x = _where(
+                    x, chosen, lambda part, m, op=op, matrix=matrix: operate(part, op, m, matrix), magnitudes[:, step]
+                )
+    return x
 
 
 def _where(x: Tensor, chosen: Tensor, apply, parameter: Tensor) -> Tensor:
@@ -148,24 +178,6 @@ def _where(x: Tensor, chosen: Tensor, apply, parameter: Tensor) -> Tensor:
     return result if len(index) == len(x) else x.index_copy(0, index_x, result)
 
 
-def _gray(x: Tensor) -> Tensor:
-    r, g, b = x.unbind(1)
-    return (GRAY_WEIGHTS[0] * r + GRAY_WEIGHTS[1] * g + GRAY_WEIGHTS[2] * b).unsqueeze(1)
-
-
-def _brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return (x * factor).clamp(0, 1)
-
-
-def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    mean = _gray(x).mean((1, 2, 3), keepdim=True)
-    return (factor * x + (1 - factor) * mean).clamp(0, 1)
-
-
-def _saturation(x: Tensor, factor: Tensor) -> Tensor:
-    return (factor * x + (1 - factor) * _gray(x)).clamp(0, 1)
-
-
 def _hue(x: Tensor, shift: Tensor) -> Tensor:
     """RGB -> HSV, turn the hue by `shift`, -> RGB. Grey pixels have no hue and stay as they are."""
     r, g, b = x.unbind(1)
@@ -176,8 +188,9 @@ def _hue(x: Tensor, shift: Tensor) -> Tensor:
     sextant = (sextant + 6 * shift.squeeze(1)) % 6
     # channel n of HSV -> RGB is v - v s max(0, min(k, 4 - k, 1)) with k = (n + sextant) mod 6; v s is the spread
     k = (torch.tensor([5.0, 3.0, 1.0], dtype=x.dtype, device=x.device).view(1, 3, 1, 1) + sextant.unsqueeze(1)) % 6
-    turned = high.unsqueeze(1) - spread.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1)
-    return turned.clamp(0, 1)
+    share = torch.minimum(k, 4 - k).clamp(0, 1)
+    turned = (high.unsqueeze(1) - spread.unsqueeze(1) * share).clamp(0, 1)
+    return torch.where(share > 0, turned, high.unsqueeze(1))  # torchvision clamps all but the highest channel
 
 
 def blur_taps(size: int) -> int:

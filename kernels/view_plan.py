@@ -2,8 +2,8 @@
 
 Places are 32.32 fixed point, reckoned here in float64: a GPU then finds the pixels of an output with one integer
 multiplication, and needs no float64, in which most GPUs are slow. With the symbols of reference.py, output o reads the
-ceil(2 s) pixels from floor(first + o step) on, along y as along x, where step = len / out and
-first = start + step / 2 - s + 1/2.
+ceil(2 r s) pixels from floor(first + o step) on, along y as along x, where r is the radius of the filter,
+step = len / out and first = start + step / 2 - r s + 1/2.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .reference import blur_taps, check_table
+from .operations import affine_matrices
+from .reference import FILTER_RADIUS, blur_taps, check_table
 
-LONGS, INTS, FLOATS = 4, 9, 6  # columns of the table, by dtype
+LONGS, INTS, FLOATS, PROGRAM = 4, 9, 6, 16  # columns of the table, by dtype, and of its operations
 CONTRAST = 1  # its number in the order of a table
 
 
@@ -26,19 +27,27 @@ class Plan:
     words: Tensor
     """Flat int32, on the host or a device. int64: `offset` [images], then of each row first y, first x, step y, step x.
     int32: `row_stride` [images], then of each row the pixels that may be read (low y, low x, high y, high x), flip,
-    gray, the position of contrast, the order (two bits a position), scratch slot (-1: no blur). float32: of each row
-    brightness, contrast, saturation, hue, blur sigma, solarize. Rows are the last dimension."""
+    gray, the position of contrast, the order (two bits a position), scratch slot (-1: none). float32: of each row
+    brightness, contrast, saturation, hue, blur sigma (0: no blur), solarize; where `programs`, the numbers of its two
+    operations, their magnitudes and their matrices. Rows are the last dimension."""
     images: int
     rows: int
     size: int
-    blurred: int
-    """Slots of scratch memory: the number of rows that blur, or more."""
+    slots: int
+    """Of scratch memory: the number of rows whose pixels mix, by blur or an operation, or more."""
+    programs: bool
+    """Whether there are columns for the operations of operations.py."""
+    radius: int
+    """Of the filter, see reference.FILTER_RADIUS."""
 
-    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The int64, the int32 and the float32 part of `words`, flat."""
-        longs, floats = 2 * (self.images + LONGS * self.rows), FLOATS * self.rows
-        parts = self.words.split([longs, len(self.words) - longs - floats, floats])
-        return parts[0].view(torch.int64), parts[1], parts[2].view(torch.float32)
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The int64, the int32 and the float32 part of `words`, flat; last the operations, if any."""
+        longs, ints, floats = 2 * (self.images + LONGS * self.rows), self.images + INTS * self.rows, FLOATS * self.rows
+        parts = self.words.split([longs, ints, floats, PROGRAM * self.rows * self.programs])
+        longs, floats, programs = (
+            parts[n].view(dtype) for n, dtype in ((0, torch.int64), (2, torch.float32), (3, torch.float32))
+        )
+        return longs, parts[1], floats, programs if self.programs else None
 
     def to(self, device: torch.device) -> Plan:
         """On the device, by one copy that nobody waits for."""
@@ -48,18 +57,18 @@ class Plan:
         """Take over the rows of another plan: a CUDA graph reads them from where they were when it was captured.
 
         Raises:
-            ValueError: the other plan has another shape, or blurs more rows than this one has slots for.
+            ValueError: the other plan has another shape, or needs more slots than this one has.
         """
-        shape, theirs = ((plan.images, plan.rows, plan.size) for plan in (self, other))
-        if shape != theirs or other.blurred > self.blurred:
+        shape, theirs = ((plan.images, plan.rows, plan.size, plan.programs, plan.radius) for plan in (self, other))
+        if shape != theirs or other.slots > self.slots:
             raise ValueError(
-                f"a plan of (images, rows, size) {theirs} and {other.blurred} blurred rows does not fit into one of "
-                f"{shape} and {self.blurred}"
+                f"a plan of (images, rows, size, programs, radius) {theirs} and {other.slots} slots does not fit into "
+                f"one of {shape} and {self.slots}"
             )
         self.words.copy_(other.words, non_blocking=True)
 
 
-def make_plan(batch, table, size: int) -> Plan:
+def make_plan(batch, table, size: int, interpolation: str = "bilinear") -> Plan:
     """The plan of `table` over `batch`, on the host; page-locked where there is a GPU.
 
     Reads the columns of the batch, not its pixels. Columns that lie on a device are waited for.
@@ -73,15 +82,17 @@ def make_plan(batch, table, size: int) -> Plan:
     limit = torch.stack([height, width]).repeat(1, views)  # [2, rows], as all below: y, x
     start, length = table.box.double().t().chunk(2)
     step = length / size
-    first = start + step / 2 - step.clamp(min=1) + 0.5
-    blurs = (table.blur_sigma > 0) & (blur_taps(size) // 2 < size)
+    radius = FILTER_RADIUS[interpolation]
+    first = start + step / 2 - radius * step.clamp(min=1) + 0.5
+    sigma = table.blur_sigma if blur_taps(size) // 2 < size else torch.zeros_like(table.blur_sigma)
+    operates = (table.ops > 0).any(1)
+    mixes = (sigma > 0) | operates
 
-    images, rows = len(batch), len(table)
-    words = torch.empty(
-        3 * images + (2 * LONGS + INTS + FLOATS) * rows, dtype=torch.int32, pin_memory=torch.cuda.is_available()
-    )
-    plan = Plan(words, images, rows, size, blurred=int(blurs.sum()))
-    longs, ints, floats = plan.columns()
+    images, rows, programs = len(batch), len(table), bool(operates.any())
+    count = 3 * images + (2 * LONGS + INTS + FLOATS + PROGRAM * programs) * rows
+    words = torch.empty(count, dtype=torch.int32, pin_memory=torch.cuda.is_available())
+    plan = Plan(words, images, rows, size, int(mixes.sum()), programs, radius)
+    longs, ints, floats, program = plan.columns()
     longs[:images] = offset
     longs[images:] = (torch.cat([first, step]) * 2**32).round().flatten()
     ints[:images] = stride
@@ -92,9 +103,12 @@ def make_plan(batch, table, size: int) -> Plan:
     flip[:], gray[:] = table.flip, table.gray
     contrast_at[:] = (table.order == CONTRAST).int().argmax(1)
     order[:] = (table.order.int() << torch.tensor([0, 2, 4, 6])).sum(1)
-    slot[:] = torch.where(blurs, blurs.cumsum(0) - 1, -1)
-    names = ("brightness", "contrast", "saturation", "hue", "blur_sigma", "solarize")
-    torch.stack([getattr(table, name) for name in names], out=floats.view(FLOATS, rows))
+    slot[:] = torch.where(mixes, mixes.cumsum(0) - 1, -1)
+    colours = (table.brightness, table.contrast, table.saturation, table.hue, sigma, table.solarize)
+    torch.stack(colours, out=floats.view(FLOATS, rows))
+    if programs:
+        matrices = affine_matrices(table.ops, table.magnitudes, size).view(rows, -1)
+        program.view(PROGRAM, rows)[:] = torch.cat([table.ops.float(), table.magnitudes, matrices], 1).t()
     return plan
 
 

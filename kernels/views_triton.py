@@ -9,9 +9,10 @@ One program of 4 warps makes one view, in tiles of 32 x 32 pixels that stay in r
     the rest    gray, solarize, normalise, cast, store
 
 Scalars of the plan decide what is done, so that no pixel pays for an operation that its view does not have, and all
-sizes run the same machine code: there is one for each dtype of the result, with and without blur. Blur needs
-neighbours: the program writes its colours to scratch planes in global memory and reads them from there. They take
-12 size (size + 32) bytes for each row that blurs, 0.7 MB at 224 pixels.
+sizes run the same machine code: there is one for each dtype of the result and each filter, without scratch memory, with
+it, and with the operations of operations_triton.py. Blur needs neighbours: the program writes its colours to scratch
+planes in global memory and reads them from there. They take 12 size (size + 32) bytes for each row that blurs, 0.7 MB
+at 224 pixels; where a table has operations, twice that and 3 KB for each row that blurs or has one.
 
 Cost on sm_90, counted in its machine code, not measured: 14 instructions a pixel and tap, 3 of them loads of a byte; 16
 more a pixel and row of taps; 43 for hue, 15 for another operation, 84 for the rest; 38 a tap of the blur. SimAugment at
@@ -28,16 +29,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import GRAY_WEIGHTS, blur_taps
+from .colour_triton import TILE, gray_of, jitter, solarized, store
+from .operations_triton import TABLES, operate
+from .reference import blur_taps
 from .view_plan import Plan, make_plan
 
-TILE = tl.constexpr(32)
 UNIT = tl.constexpr(2.0**-32)  # of the fixed-point places
-RED, GREEN, BLUE = (tl.constexpr(weight) for weight in GRAY_WEIGHTS)
 
 
 def views(
-    batch, table, *, size: int, mean, std, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    batch,
+    table,
+    *,
+    size: int,
+    mean,
+    std,
+    dtype: torch.dtype = torch.float32,
+    interpolation: str = "bilinear",
+    device: torch.device | None = None,
 ) -> Tensor:
     """As `reference.views` (same arguments, result and errors), on a GPU, for any dtype below float64.
 
@@ -50,7 +59,7 @@ def views(
     device = batch.pixels.device if device is None else device
     if len(batch) == len(table) == 0:
         return torch.empty((0, 3, size, size), dtype=dtype, device=device)
-    plan = make_plan(batch, table, size)
+    plan = make_plan(batch, table, size, interpolation)
     if device.type == "cuda" and batch.pixels.device.type == "cpu" and not batch.pixels.is_pinned():
         raise ValueError("a GPU reads pixels on the host only where they are page-locked")
     return launch(batch.pixels, plan.to(device), mean=mean, std=std, dtype=dtype)
@@ -60,13 +69,15 @@ def launch(pixels: Tensor, plan: Plan, *, mean, std, dtype: torch.dtype = torch.
     """The views of a plan, made where the plan lies: nothing but a launch, which a CUDA graph can hold.
 
     Before a replay, `plan.update` gives the graph other rows. One whose rows may blur or not is captured with
-    `dataclasses.replace(plan, blurred=plan.rows)`.
+    `dataclasses.replace(plan, slots=plan.rows)`.
     """
     size, device = plan.size, plan.words.device
     out = torch.empty((plan.rows, size, size, 3), dtype=dtype, device=device)
     scratch = None
-    if plan.blurred:
-        scratch = torch.empty((plan.blurred, 3, size + TILE.value, size), dtype=torch.float32, device=device)
+    if plan.slots:
+        planes = 3 * size * (size + TILE.value)
+        each = 2 * planes + TABLES.value if plan.programs else planes
+        scratch = torch.empty((plan.slots, each), dtype=torch.float32, device=device)
     with torch.cuda.device_of(out):
         _views[(plan.rows,)](
             pixels,
@@ -79,15 +90,32 @@ def launch(pixels: Tensor, plan: Plan, *, mean, std, dtype: torch.dtype = torch.
             blur_taps(size) // 2,
             tuple(float(value) for value in mean),
             tuple(1 / float(value) for value in std),
+            plan.radius,
             num_warps=4,
             num_stages=1,
             enable_fp_fusion=True,
+            maxnreg=128 if plan.programs else None,  # left alone, it takes 219 to keep more loads under way
         )
     return out.permute(0, 3, 1, 2)
 
 
-@triton.jit(do_not_specialize=["pixels", "longs", "ints", "floats", "images", "rows", "size", "half"])
-def _views(pixels, longs, ints, floats, out, scratch, images, rows, size, half, mean, scale):
+@triton.jit(do_not_specialize=["pixels", "longs", "ints", "floats", "programs", "images", "rows", "size", "half"])
+def _views(
+    pixels,
+    longs,
+    ints,
+    floats,
+    programs,
+    out,
+    scratch,
+    images,
+    rows,
+    size,
+    half,
+    mean,
+    scale,
+    radius: tl.constexpr,
+):
     row = tl.program_id(0)
     image = row % images
     source = pixels + tl.load(longs + image)
@@ -107,9 +135,12 @@ def _views(pixels, longs, ints, floats, out, scratch, images, rows, size, half, 
     sigma, solarize = tl.load(floats + 4 * rows), tl.load(floats + 5 * rows)
     factors = (brightness, contrast, saturation, hue)
     view = out + row.to(tl.int64) * (3 * size * size)
+    apart = size * (size + TILE)
     planes = scratch
-    if scratch is not None:
-        planes += slot.to(tl.int64) * (3 * size * (size + TILE))
+    if programs is not None:
+        planes += slot.to(tl.int64) * (6 * apart + TABLES)
+    elif scratch is not None:
+        planes += slot.to(tl.int64) * (3 * apart)
 
     across = tl.cdiv(size, TILE)
     last = across * across - 1
@@ -123,67 +154,73 @@ def _views(pixels, longs, ints, floats, out, scratch, images, rows, size, half, 
         inside = (y < size) & (x < size)
         column = tl.minimum(x, size - 1)
         column = tl.where(flip != 0, size - 1 - column, column)
-        y_axis = _axis(y_first + y_step * tl.minimum(y, size - 1), y_step, y_low, y_high)
-        x_axis = _axis(x_first + x_step * column, x_step, x_low, x_high)
-        r, g, b = _resample(source, stride, y_axis, x_axis)
-        r, g, b = _jitter(r, g, b, order, 0, contrast_at, factors, 0.0)
+        y_axis = _axis(y_first + y_step * tl.minimum(y, size - 1), y_step, y_low, y_high, radius)
+        x_axis = _axis(x_first + x_step * column, x_step, x_low, x_high, radius)
+        r, g, b = _resample(source, stride, y_axis, x_axis, radius)
+        r, g, b = jitter(r, g, b, order, 0, contrast_at, factors, 0.0)
         if turn <= last:
-            grey += tl.where(inside, _gray(r, g, b), 0.0)
+            grey += tl.where(inside, gray_of(r, g, b), 0.0)
         if turn == last:
             average = tl.sum(grey) / (size * size)
         if turn >= last:
-            r, g, b = _jitter(r, g, b, order, contrast_at, 4, factors, average)
-            if gray != 0:
-                r = _gray(r, g, b)
-                g, b = r, r
+            r, g, b = jitter(r, g, b, order, contrast_at, 4, factors, average)
             if slot < 0:
-                _finish(view, r, g, b, y, x, size, solarize, mean, scale)
+                _finish(view, r, g, b, y, x, size, gray, solarize, mean, scale)
             elif scratch is not None:
-                _store(planes + y * size + x, size * (size + TILE), r, g, b, inside)
+                store(planes + y * size + x, apart, r, g, b, inside)
     if scratch is not None and slot >= 0:
         tl.debug_barrier()
-        _blur(planes, view, size, half, sigma, solarize, mean, scale)
+        if programs is not None:
+            operate(planes, programs + row, rows, size)
+        half, sigma = tl.where(sigma > 0.0, half, 0), tl.where(sigma > 0.0, sigma, 1.0)  # one tap changes nothing
+        _blur(planes, view, size, half, sigma, gray, solarize, mean, scale)
 
 
 @triton.jit
-def _axis(place, step, low, high):
+def _axis(place, step, low, high, radius: tl.constexpr):
     """What `_tap` needs of outputs whose taps begin at `place`, fixed point: [n, 1] or [1, n]."""
-    support = tl.maximum(step.to(tl.float32) * UNIT, 1.0)
+    scale = tl.maximum(step.to(tl.float32) * UNIT, 1.0)
+    support = radius * scale
     fraction = place.to(tl.uint32).to(tl.float32) * UNIT
     pixel = (place >> 32).to(tl.int32)
-    return pixel, 1.0 - fraction - support, 1.0 / support, tl.ceil(2.0 * support).to(tl.int32), low, high
+    return pixel, 1.0 - fraction - support, 1.0 / scale, tl.ceil(2.0 * support).to(tl.int32), low, high
 
 
 @triton.jit
-def _tap(axis, tap):
+def _tap(axis, tap, radius: tl.constexpr):
     """(pixel, weight before normalisation) of tap number `tap`; where there is no pixel, one nearby with weight 0."""
     pixel, distance, inverse, _, low, high = axis
     j = pixel + tap
-    weight = tl.maximum(1.0 - tl.abs(distance + tap) * inverse, 0.0)
+    t = tl.abs(distance + tap) * inverse
+    if radius == 1:
+        weight = tl.maximum(1.0 - t, 0.0)
+    else:
+        far = ((-0.5 * t + 2.5) * t - 4.0) * t + 2.0
+        weight = tl.where(t < 1.0, (1.5 * t - 2.5) * t * t + 1.0, tl.where(t < 2.0, far, 0.0))
     return tl.minimum(tl.maximum(j, low), high - 1), tl.where((j >= low) & (j < high), weight, 0.0)
 
 
 @triton.jit
-def _total(axis):
-    _, total = _tap(axis, 0)
+def _total(axis, radius: tl.constexpr):
+    _, total = _tap(axis, 0, radius)
     for tap in range(1, axis[3]):
-        _, weight = _tap(axis, tap)
+        _, weight = _tap(axis, tap, radius)
         total += weight
     return total
 
 
 @triton.jit
-def _resample(source, stride, y_axis, x_axis):
+def _resample(source, stride, y_axis, x_axis, radius: tl.constexpr):
     """Red, green, blue [TILE, TILE] in [0, 1]."""
-    y_norm, x_norm = 1.0 / _total(y_axis), 1.0 / (255.0 * _total(x_axis))
+    y_norm, x_norm = 1.0 / _total(y_axis, radius), 1.0 / (255.0 * _total(x_axis, radius))
     r = tl.zeros([TILE, TILE], tl.float32)
     g, b = r, r
     for i in range(y_axis[3]):
-        y, wy = _tap(y_axis, i)
+        y, wy = _tap(y_axis, i, radius)
         line = source + y * stride
         wy *= y_norm
         for j in range(x_axis[3]):
-            x, wx = _tap(x_axis, j)
+            x, wx = _tap(x_axis, j, radius)
             weight = wy * (wx * x_norm)
             at = line + 3 * x
             r += weight * tl.load(at).to(tl.float32)
@@ -193,77 +230,19 @@ def _resample(source, stride, y_axis, x_axis):
 
 
 @triton.jit
-def _jitter(r, g, b, order, begin, end, factors, average):
-    """Operations `begin` ... `end` - 1. All but hue blend with a grey: black, the average, or the pixel's own."""
-    brightness, contrast, saturation, hue = factors
-    for position in range(begin, end):
-        op = order >> 2 * position & 3
-        if op == 3:
-            if hue != 0.0:
-                r, g, b = _hue(r, g, b, hue)
-        else:
-            factor = tl.where(op == 0, brightness, tl.where(op == 1, contrast, saturation))
-            if factor != 1.0:
-                other = tl.where(op == 2, _gray(r, g, b), tl.where(op == 1, average, 0.0))
-                rest = (1.0 - factor) * other
-                r, g, b = _unit(factor * r + rest), _unit(factor * g + rest), _unit(factor * b + rest)
-    return r, g, b
-
-
-@triton.jit
-def _unit(x):
-    return tl.minimum(tl.maximum(x, 0.0), 1.0)
-
-
-@triton.jit
-def _gray(r, g, b):
-    return RED * r + GREEN * g + BLUE * b
-
-
-@triton.jit
-def _hue(r, g, b, turns):
-    """As in reference.py."""
-    high, low = tl.maximum(tl.maximum(r, g), b), tl.minimum(tl.minimum(r, g), b)
-    spread = high - low
-    inverse = 1.0 / tl.where(spread == 0.0, 1.0, spread)
-    of_green, of_blue = (b - r) * inverse + 2.0, (r - g) * inverse + 4.0
-    sextant = tl.where(high == r, (g - b) * inverse, tl.where(high == g, of_green, of_blue)) + 6.0 * turns
-    sextant -= 6.0 * tl.floor(sextant * (1.0 / 6.0))
-    r, g, b = sextant + 5.0, sextant + 3.0, sextant + 1.0
-    return _turned(high, spread, r), _turned(high, spread, g), _turned(high, spread, b)
-
-
-@triton.jit
-def _turned(high, spread, k):
-    k = tl.where(k >= 6.0, k - 6.0, k)
-    return _unit(high - spread * _unit(tl.minimum(k, 4.0 - k)))
-
-
-@triton.jit
-def _finish(view, r, g, b, y, x, size, solarize, mean, scale):
-    """Solarize, normalise and write pixels (y, x) of an NHWC view."""
+def _finish(view, r, g, b, y, x, size, gray, solarize, mean, scale):
+    """Gray, solarize, normalise and write pixels (y, x) of an NHWC view."""
+    if gray != 0:
+        r = gray_of(r, g, b)
+        g, b = r, r
     if solarize <= 1.0:
-        r, g, b = _solarized(r, solarize), _solarized(g, solarize), _solarized(b, solarize)
+        r, g, b = solarized(r, solarize), solarized(g, solarize), solarized(b, solarize)
     r, g, b = (r - mean[0]) * scale[0], (g - mean[1]) * scale[1], (b - mean[2]) * scale[2]
-    _store(view + (y * size + x) * 3, 1, r, g, b, (y < size) & (x < size))
+    store(view + (y * size + x) * 3, 1, r, g, b, (y < size) & (x < size))
 
 
 @triton.jit
-def _solarized(x, threshold):
-    return tl.where(x >= threshold, 1.0 - x, x)
-
-
-@triton.jit
-def _store(at, apart, r, g, b, mask):
-    """Store three channels that lie `apart` elements apart, in the dtype of the pointer."""
-    dtype = at.dtype.element_ty
-    tl.store(at, r.to(dtype), mask)
-    tl.store(at + apart, g.to(dtype), mask)
-    tl.store(at + 2 * apart, b.to(dtype), mask)
-
-
-@triton.jit
-def _blur(planes, view, size, half, sigma, solarize, mean, scale):
+def _blur(planes, view, size, half, sigma, gray, solarize, mean, scale):
     """Gaussian with reflected borders of the colours in `planes` [3, size + TILE, size], then finish.
 
     A band of TILE rows at a time: vertically into the last TILE rows of the planes, from there horizontally.
@@ -280,13 +259,13 @@ def _blur(planes, view, size, half, sigma, solarize, mean, scale):
             x = left + tl.arange(0, TILE)[None, :]
             column = tl.minimum(x, size - 1)
             r, g, b = _convolve(planes + column, row, size, apart, size, half, sigma, total)
-            _store(band + x, apart, r, g, b, x < size)
+            store(band + x, apart, r, g, b, x < size)
         tl.debug_barrier()
         for left in range(0, size, TILE):
             x = left + tl.arange(0, TILE)[None, :]
             column = tl.minimum(x, size - 1)
             r, g, b = _convolve(band, column, 1, apart, size, half, sigma, total)
-            _finish(view, r, g, b, y, x, size, solarize, mean, scale)
+            _finish(view, r, g, b, y, x, size, gray, solarize, mean, scale)
         tl.debug_barrier()
 
 

@@ -1,9 +1,10 @@
 """Random numbers -> a table of view parameters: a pure function of (policy, seed, epoch, sample id, view).
 
 The table says what to do with the pixels in numbers; `kernels.views` does it. Distributions are torchvision's:
-RandomResizedCrop with its ten tries and its fallback, ColorJitter with its random order, RandomGrayscale, GaussianBlur,
-RandomSolarize. Philox counters are laid out as (block + 2**16 view, epoch, id low, id high) with the seed as key; every
-quantity owns fixed words of fixed blocks, so that two policies with the same crop range crop alike.
+RandomResizedCrop with its ten tries and its fallback, ColorJitter with its random order, RandAugment and AutoAugment,
+RandomGrayscale, GaussianBlur, RandomSolarize. Philox counters are laid out as (block + 2**16 view, epoch, id low,
+id high) with the seed as key; every quantity owns fixed words of fixed blocks, so that two policies with the same crop
+range crop alike.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastvarcon.data.philox import philox4x32, uniforms
+from fastvarcon.data.auto_augment import AUTO_AUGMENT, RAND_AUGMENT, Pair, as_arrays
 from fastvarcon.errors import UserError
 
-CROP_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
-SWITCHES, FACTORS, REST = CROP_TRIES, CROP_TRIES + 1, CROP_TRIES + 2  # Philox blocks after those of the crop
 OP_ORDERS = np.array(
     list(itertools.permutations(range(4))), dtype=np.uint8
 )  # 0 brightness 1 contrast 2 saturation 3 hue
@@ -40,6 +40,8 @@ class Policy:
     hue: float = 0.0
     jitter: float = 0.0
     """Probability that the colour jitter is applied at all."""
+    pairs: tuple[Pair, ...] = ()
+    """One of these pairs of operations follows the colour jitter."""
     gray: float = 0.0
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -54,10 +56,31 @@ POLICIES = {
     "simclr": Policy(
         scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter=0.8, gray=0.2, blur=0.5
     ),
+    # NSCL on CIFAR (spec/contrastive_family.md 7): simaugment with crops from 8 %.
+    "nscl-cifar": Policy(
+        scale=(0.08, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter=0.8, gray=0.2
+    ),
+    # The two others of SupCon's and VarCon's study of augmentations. AutoAugment (ImageNet) and RandAugment are
+    # torchvision's, with interpolation="bilinear"; stacked: RandAugment between the jitter and the grey of SimCLR.
+    "autoaugment": Policy(scale=(0.08, 1.0), pairs=AUTO_AUGMENT),
+    "randaugment": Policy(scale=(0.08, 1.0), pairs=RAND_AUGMENT),
+    "stacked-randaugment": Policy(
+        scale=(0.08, 1.0),
+        brightness=0.8,
+        contrast=0.8,
+        saturation=0.8,
+        hue=0.2,
+        jitter=0.8,
+        pairs=RAND_AUGMENT,
+        gray=0.2,
+        blur=0.5,
+    ),
     "crop-flip": Policy(),
     # For images whose mirror image means something else: digits, letters.
     "crop": Policy(scale=(0.5, 1.0), flip=0.0),
 }
+EVAL = "eval"
+"""The name of evaluation: resize, centre crop, no randomness."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,10 @@ class ViewTable:
     """[n] float32 factor, 1 = unchanged."""
     hue: Tensor
     """[n] float32 shift in turns, [-0.5, 0.5], 0 = unchanged."""
+    ops: Tensor
+    """[n, 2] uint8, operations of kernels/operations.py by number, one after the other, behind the jitter; 0 = none."""
+    magnitudes: Tensor
+    """[n, 2] float32, of the operations."""
     gray: Tensor
     """[n] bool."""
     blur_sigma: Tensor
@@ -101,30 +128,23 @@ def view_params(
     policy: str | Policy, seed: int, epoch: int, ids: np.ndarray, view: int, *, heights: np.ndarray, widths: np.ndarray
 ) -> ViewTable:
     """Parameters of view number `view` of images `ids` [B] of `heights` [B] x `widths` [B] pixels."""
-    policy = find_policy(policy) if isinstance(policy, str) else policy
-    ids = np.asarray(ids, dtype=np.uint64)
-    blocks = np.arange(CROP_TRIES + 3, dtype=np.uint64) + np.uint64(view << 16)
-    words = philox4x32(
-        blocks[None, :], epoch, (ids & np.uint64(0xFFFFFFFF))[:, None], (ids >> np.uint64(32))[:, None], seed
+    from fastvarcon.data.draws import Columns, draw  # numba takes a moment to load, and evaluation needs none
+
+    ranges = _ranges(find_policy(policy) if isinstance(policy, str) else policy)
+    n = len(ids)
+    factors, switches = np.empty((6, n), dtype=np.float32), np.empty((2, n), dtype=bool)
+    columns = Columns(
+        box=np.empty((n, 4), dtype=np.float32),
+        order=np.empty((n, 4), dtype=np.uint8),
+        ops=np.zeros((n, 2), dtype=np.uint8),
+        magnitudes=np.zeros((n, 2), dtype=np.float32),
+        **dict(zip(("brightness", "contrast", "saturation", "hue", "blur_sigma", "solarize"), factors, strict=True)),
+        **dict(zip(("flip", "gray"), switches, strict=True)),
     )
-    u = uniforms(words)  # [B, blocks, 4]
-    flip_u, jitter_u, gray_u, blur_u = u[:, SWITCHES].T
-    order_u, sigma_u, solarize_u, _ = u[:, REST].T
-    jitter = jitter_u < policy.jitter
-    low, high = policy.blur_sigma
-    return _table(
-        box=_random_resized_crop(u[:, :CROP_TRIES], np.asarray(heights), np.asarray(widths), policy),
-        extend=np.zeros(len(ids), dtype=bool),
-        flip=flip_u < policy.flip,
-        order=OP_ORDERS[(order_u * len(OP_ORDERS)).astype(np.int64)],
-        brightness=_factor(u[:, FACTORS, 0], policy.brightness, jitter),
-        contrast=_factor(u[:, FACTORS, 1], policy.contrast, jitter),
-        saturation=_factor(u[:, FACTORS, 2], policy.saturation, jitter),
-        hue=np.where(jitter, (2 * u[:, FACTORS, 3] - 1) * policy.hue, 0.0),
-        gray=gray_u < policy.gray,
-        blur_sigma=np.where(blur_u < policy.blur, low + (high - low) * sigma_u, 0.0),
-        solarize=np.where(solarize_u < policy.solarize, policy.solarize_threshold, NO_SOLARIZE),
-    )
+    sizes = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
+    words = (np.uint64(word) for word in (seed, epoch, view))
+    draw(*words, np.asarray(ids, dtype=np.uint64), *sizes, ranges, OP_ORDERS, columns)
+    return _table(extend=np.zeros(n, dtype=bool), **columns._asdict())
 
 
 def eval_params(heights: np.ndarray, widths: np.ndarray, *, resize: int, size: int) -> ViewTable:
@@ -151,47 +171,69 @@ def eval_params(heights: np.ndarray, widths: np.ndarray, *, resize: int, size: i
         contrast=one,
         saturation=one,
         hue=off,
+        ops=np.zeros((n, 2)),
+        magnitudes=np.zeros((n, 2)),
         gray=off,
         blur_sigma=off,
         solarize=np.full(n, NO_SOLARIZE),
     )
 
 
+def view_table(
+    policy: str,
+    seed: int,
+    epoch: int,
+    ids: np.ndarray,
+    num_views: int,
+    *,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    resize: int,
+    size: int,
+) -> ViewTable:
+    """All views of a batch by the name of their policy; `resize` and `size` are those of `eval_params`, for "eval"."""
+    if policy == EVAL:
+        return ViewTable.cat([eval_params(heights, widths, resize=resize, size=size)] * num_views)
+    sizes = {"heights": heights, "widths": widths}
+    return ViewTable.cat([view_params(policy, seed, epoch, ids, view, **sizes) for view in range(num_views)])
+
+
 def find_policy(name: str) -> Policy:
+    """Raises UserError for a name that no random policy has; `eval` has fixed parameters, see `view_table`."""
     if name not in POLICIES:
-        raise UserError(f"unknown augmentation policy {name!r}: choose from {', '.join(POLICIES)}")
+        raise UserError(f"unknown augmentation policy {name!r}: choose from {', '.join([*POLICIES, EVAL])}")
     return POLICIES[name]
 
 
-def _random_resized_crop(u: np.ndarray, heights: np.ndarray, widths: np.ndarray, policy: Policy) -> np.ndarray:
-    """torchvision.transforms.RandomResizedCrop.get_params, all ten tries at once. u: [B, tries, 4] -> box [B, 4]."""
-    h_img, w_img = heights.astype(np.float64)[:, None], widths.astype(np.float64)[:, None]
-    area = h_img * w_img * (policy.scale[0] + (policy.scale[1] - policy.scale[0]) * u[..., 0])
-    log_ratio = np.log(policy.ratio)
-    ratio = np.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * u[..., 1])
-    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (w > 0) & (w <= w_img) & (h > 0) & (h <= h_img)
-    y, x = np.floor(u[..., 2] * (h_img - h + 1)), np.floor(u[..., 3] * (w_img - w + 1))
-    first = fits.argmax(axis=1)
-    tried = np.stack([y, x, h, w], axis=-1)[np.arange(len(u)), first]
-    return np.where(fits.any(axis=1)[:, None], tried, _central_crop(h_img[:, 0], w_img[:, 0], policy.ratio))
+def _ranges(policy: Policy):
+    """The policy as draws.py takes it."""
+    from fastvarcon.data.draws import Ranges
+
+    ops, probabilities, magnitudes = as_arrays(policy.pairs)
+    return Ranges(
+        scale=_floats(policy.scale),
+        ratio=_floats(policy.ratio),
+        log_ratio=tuple(float(Decimal(ratio).ln()) for ratio in policy.ratio),  # the same on every machine
+        flip=float(policy.flip),
+        jitter=float(policy.jitter),
+        strengths=_floats((policy.brightness, policy.contrast, policy.saturation, policy.hue)),
+        gray=float(policy.gray),
+        blur=float(policy.blur),
+        blur_sigma=_floats(policy.blur_sigma),
+        solarize=float(policy.solarize),
+        solarize_threshold=float(policy.solarize_threshold),
+        pair_ops=ops,
+        pair_probabilities=probabilities,
+        pair_magnitudes=magnitudes,
+    )
 
 
-def _central_crop(h_img: np.ndarray, w_img: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
-    """The fallback after ten misses: the largest central crop whose aspect ratio is within `ratio`. -> [B, 4]"""
-    aspect = w_img / h_img
-    w = np.where(aspect > max(ratio), np.rint(h_img * max(ratio)), w_img)
-    h = np.where(aspect < min(ratio), np.rint(w_img / min(ratio)), h_img)
-    return np.stack([np.floor((h_img - h) / 2), np.floor((w_img - w) / 2), h, w], axis=1)
-
-
-def _factor(u: np.ndarray, strength: float, applied: np.ndarray) -> np.ndarray:
-    low = max(0.0, 1 - strength)
-    return np.where(applied, low + (1 + strength - low) * u, 1.0)
+def _floats(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(float(number) for number in numbers)
 
 
 def _table(**columns: np.ndarray) -> ViewTable:
-    dtypes = {"extend": bool, "flip": bool, "gray": bool, "order": np.uint8}
+    dtypes = {"extend": bool, "flip": bool, "gray": bool, "order": np.uint8, "ops": np.uint8}
     return ViewTable(
         **{
             name: torch.from_numpy(np.ascontiguousarray(column, dtype=dtypes.get(name, np.float32)))

@@ -34,11 +34,11 @@ class ViewSpec:
     """Side in pixels."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    policy: str | None = "simaugment"
-    """Augmentation policy by name; None = evaluation: resize, centre crop, no randomness."""
+    policy: str = "simaugment"
+    """Augmentation by name, see data/augment.py; "eval" = resize, centre crop, no randomness."""
     num_views: int = 2
     resize: int = 256
-    """Evaluation only: pixels of the shorter side before the centre crop."""
+    """Policy "eval" only: pixels of the shorter side before the centre crop."""
     dtype: torch.dtype = torch.float32
 
 
@@ -210,16 +210,17 @@ class Loader:
         return item, item[0].nbytes
 
     def _table(self, batch: ImageBatch, epoch: int) -> augment.ViewTable:
-        heights, widths = batch.height.numpy(), batch.width.numpy()
-        if self.spec.policy is None:
-            return augment.eval_params(heights, widths, resize=self.spec.resize, size=self.spec.size)
-        return augment.ViewTable.cat(
-            [
-                augment.view_params(
-                    self.spec.policy, self.seed, epoch, batch.ids.numpy(), view, heights=heights, widths=widths
-                )
-                for view in range(self.spec.num_views)
-            ]
+        spec = self.spec
+        return augment.view_table(
+            spec.policy,
+            self.seed,
+            epoch,
+            batch.ids.numpy(),
+            spec.num_views,
+            heights=batch.height.numpy(),
+            widths=batch.width.numpy(),
+            resize=spec.resize,
+            size=spec.size,
         )
 
     def _make_views(self, batch: ImageBatch, table: augment.ViewTable, padding: int, allocate, pooled: bool):

@@ -56,7 +56,7 @@ def extract(
 
 def eval_spec(data: DataConfig) -> ViewSpec:
     """Evaluation views of a run: resize, centre crop, normalise."""
-    return ViewSpec(size=data.size, mean=data.mean, std=data.std, policy=None, num_views=1, resize=data.eval_resize)
+    return ViewSpec(size=data.size, mean=data.mean, std=data.std, policy="eval", num_views=1, resize=data.eval_resize)
 
 
 def encoder_features(
@@ -98,7 +98,7 @@ def pixel_features(
     """Normalised pixels of the evaluation views, shrunk to at most PIXEL_SIDE: the floor an encoder must beat."""
     side = min(data.size, PIXEL_SIDE)
     resize = round(data.eval_resize * side / data.size)
-    spec = ViewSpec(size=side, mean=data.mean, std=data.std, policy=None, num_views=1, resize=max(side, resize))
+    spec = ViewSpec(size=side, mean=data.mean, std=data.std, policy="eval", num_views=1, resize=max(side, resize))
     with Loader(backend, spec, global_batch=BATCH, train=False) as loader:
         x, labels = extract(nn.Identity(), loader, torch.device("cpu"), on_batch)
     return Features(x, labels, backend.classes)

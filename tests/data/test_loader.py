@@ -20,7 +20,7 @@ from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
 SPEC = ViewSpec(size=12, mean=(0.5,) * 3, std=(0.25,) * 3, policy="simaugment")
-EVAL = ViewSpec(size=12, mean=(0.5,) * 3, std=(0.25,) * 3, policy=None, num_views=1, resize=14)
+EVAL = ViewSpec(size=12, mean=(0.5,) * 3, std=(0.25,) * 3, policy="eval", num_views=1, resize=14)
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_padded_rows_far_into_a_buffer_are_read_in_place(rng):
 def test_plan_takes_over_the_rows_of_another(batch):
     tables = [random_table(batch, "simclr", epoch=epoch) for epoch in range(2)]
     plans = [make_plan(batch, table, 10).to(DEVICE) for table in tables]
-    fixed = dataclasses.replace(plans[0], blurred=len(batch))
+    fixed = dataclasses.replace(plans[0], slots=len(batch))
     fixed.update(plans[1])
     made = views_triton.launch(batch.pixels, fixed, **OFF)
     assert torch.allclose(made, views_triton.views(batch, tables[1], size=10, **OFF), atol=1e-6)
@@ -164,10 +164,10 @@ def test_plan_takes_over_the_rows_of_another(batch):
 def test_plan_that_does_not_fit_into_another(batch):
     plan = make_plan(batch, full_image_table(batch), 10)
     with pytest.raises(
-        ValueError, match=r"\(5, 5, 11\) and 0 blurred rows does not fit into one of \(5, 5, 10\) and 0"
+        ValueError, match=r"\(5, 5, 11, False, 1\) and 0 slots does not fit into one of \(5, 5, 10, False, 1\) and 0"
     ):
         plan.update(make_plan(batch, full_image_table(batch), 11))
-    with pytest.raises(ValueError, match="5 blurred rows does not fit"):
+    with pytest.raises(ValueError, match="5 slots does not fit"):
         plan.update(make_plan(batch, full_image_table(batch, blur_sigma=torch.ones(5)), 10))
 
 
@@ -268,7 +268,7 @@ def test_gpu_reads_page_locked_pixels_in_place(large):
 def test_gpu_graph_is_captured_once_and_replayed_with_other_rows(large):
     tables = [random_table(large, "simclr", num_views=2, epoch=epoch) for epoch in range(3)]
     plans = [make_plan(large, table, 96) for table in tables]
-    fixed = dataclasses.replace(plans[0].to(DEVICE), blurred=plans[0].rows)
+    fixed = dataclasses.replace(plans[0].to(DEVICE), slots=plans[0].rows)
     views_triton.launch(large.pixels, fixed, **NORMALISE)  # compiled before the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
