@@ -50,6 +50,8 @@ class DataConfig:
     """Augmentation. simaugment: the SupCon/VarCon recipe, crop .2-1, flip, colour jitter, grey. simclr: stronger, with
     blur. nscl-cifar: simaugment with crops from .08. autoaugment, randaugment: torchvision's, behind crop and flip.
     stacked-randaugment: within simclr. crop-flip. crop: no flip, for digits. eval: none, the centre crop."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of the resize, always antialiased, in training and evaluation. bicubic is sharper and costs more."""
     num_views: int = 2
     """Views made of each image in a step; VarCon and SupCon use two."""
     size: int = 224

@@ -18,7 +18,7 @@ ZERO, ONE, TWO, THREE, FOUR, SIX = (np.float32(number) for number in (0, 1, 2, 3
 CONTRAST = 1  # its number in ViewTable.order
 
 
-@njit(cache=True)
+@njit
 def jitter(r, g, b, order, factors, mean, overshoot):
     """Apply the colour operations of `order`; `mean` is that of the grey image, for contrast."""
     for op in order:
@@ -31,19 +31,19 @@ def jitter(r, g, b, order, factors, mean, overshoot):
             hue(r, g, b, factor, overshoot)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def unit(value):
     return min(max(value, ZERO), ONE)
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def straight(r, g, b, factor, rest):
     """Brightness and contrast."""
     for k in range(len(r)):
         r[k], g[k], b[k] = unit(factor * r[k] + rest), unit(factor * g[k] + rest), unit(factor * b[k] + rest)
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def grey_sum(r, g, b):
     total = ZERO
     for k in range(len(r)):
@@ -51,14 +51,14 @@ def grey_sum(r, g, b):
     return total
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def saturation(r, g, b, factor):
     for k in range(len(r)):
         grey = (ONE - factor) * (RED * r[k] + GREEN * g[k] + BLUE * b[k])
         r[k], g[k], b[k] = unit(factor * r[k] + grey), unit(factor * g[k] + grey), unit(factor * b[k] + grey)
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def hue(r, g, b, turns, overshoot):
     """overshoot: values may lie outside [0, 1]. A constant for each of the loops, of which one is quicker."""
     if overshoot:
@@ -67,7 +67,7 @@ def hue(r, g, b, turns, overshoot):
         _turn(r, g, b, turns, False)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _turn(r, g, b, turns, overshoot):
     """A channel is full within 1 sextant of its own hue (red 0, green 2, blue 4) and empty from 2 on. No branches."""
     for k in range(len(r)):
@@ -83,7 +83,7 @@ def _turn(r, g, b, turns, overshoot):
         b[k] = _channel(low, high, unit(TWO - abs(sextant - FOUR)), overshoot)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _channel(low, high, share, overshoot):
     value = low + (high - low) * share
     if overshoot:  # torchvision clamps all but the highest channel
@@ -91,13 +91,13 @@ def _channel(low, high, share, overshoot):
     return value
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def gray(r, g, b):
     for k in range(len(r)):
         r[k] = g[k] = b[k] = RED * r[k] + GREEN * g[k] + BLUE * b[k]
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def solarize(r, g, b, threshold):
     for k in range(len(r)):
         r[k] = ONE - r[k] if r[k] >= threshold else r[k]
@@ -105,13 +105,13 @@ def solarize(r, g, b, threshold):
         b[k] = ONE - b[k] if b[k] >= threshold else b[k]
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _reflect(index, size):
     index = -index if index < 0 else index
     return 2 * size - 2 - index if index >= size else index
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def blur(planes, size, sigma, taps):
     half = taps // 2
     kernel = np.empty(taps, dtype=np.float32)

@@ -26,7 +26,7 @@ LEVELS_32, TOP = np.float32(LEVELS), np.float32(255)
 SIDE, MIDDLE = np.float32(1 / 13), np.float32(4 / 13)  # of the 3 x 3 average; the middle pixel has 1/13 + 4/13
 
 
-@njit(cache=True)
+@njit
 def operate(planes, spare, size, op, magnitude, matrix):
     """Operation `op` on planes [3, size * size]; returns the planes of the result, and the others."""
     r, g, b = planes
@@ -59,7 +59,7 @@ def operate(planes, spare, size, op, magnitude, matrix):
     return planes, spare
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _sharpness(plane, out, factor):
     last = len(plane) - 1
     out[:] = plane
@@ -75,13 +75,13 @@ def _sharpness(plane, out, factor):
             out[y, x] = unit(out[y, x])
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _posterize(plane, levels):
     for k in range(len(plane)):
         plane[k] = min(max(np.floor(plane[k] * levels), ZERO), levels - ONE) / levels
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _autocontrast(plane):
     low = high = plane[0]
     for k in range(len(plane)):
@@ -93,7 +93,7 @@ def _autocontrast(plane):
         plane[k] = unit((plane[k] - low) * scale)
 
 
-@njit(cache=True)
+@njit
 def _equalize(plane):
     count = np.zeros(256, dtype=np.int64)
     for k in range(len(plane)):
@@ -113,12 +113,12 @@ def _equalize(plane):
         plane[k] = table[_level(plane[k])]
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _level(value):
     return np.uintp(min(max(value * LEVELS_32, ZERO), TOP))
 
 
-@njit(cache=True)
+@njit
 def _affine(plane, out, matrix):
     """Bilinear, black outside: source (x, y) = matrix (x, y, 1)."""
     size = len(plane)
@@ -134,7 +134,7 @@ def _affine(plane, out, matrix):
             out[y, x] = upper + lower_share * (lower - upper)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _between(plane, y, x, share):
     """In row y, between pixels x and x + 1."""
     size = len(plane)

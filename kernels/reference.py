@@ -54,7 +54,8 @@ def views(
         [V * B, 3, size, size], channels_last.
 
     Raises:
-        ValueError: the table does not fit the batch, or a box lies outside its image; names the offending row.
+        ValueError: the table does not fit the batch, a box lies outside its image, an image has no pixels, lies outside
+            the buffer or has rows too short for three channels; names the offending row.
     """
     if len(batch) == len(table) == 0:
         return torch.empty((0, 3, size, size), dtype=dtype, device=batch.pixels.device)
@@ -75,21 +76,45 @@ def views(
 
 
 def check_table(batch, table) -> Tensor:
-    """[V, B] row numbers, after checking every box."""
-    count = len(batch)
-    if count == 0 or len(table) % count:
-        raise ValueError(f"a table of {len(table)} rows does not fit a batch of {count} images")
-    height, width = (t.cpu().float().repeat(len(table) // count) for t in (batch.height, batch.width))
+    """[V, B] row numbers, after checking that every row has its columns, its image and a box within it.
+
+    What the kernels read wrongly would be a crash or another image's pixels, so this is asked of every batch.
+    """
+    count, rows = len(batch), len(table)
+    if count == 0 or rows % count:
+        begun = rows - rows % count if count else 0
+        raise ValueError(f"row {begun}: a table of {rows} rows does not fit a batch of {count} images")
+    for name, column in vars(table).items():
+        if len(column) != rows:
+            raise ValueError(f"row {min(len(column), rows)}: column {name} has {len(column)} rows, others {rows}")
+    images = (getattr(batch, name).cpu().long() for name in ("offset", "height", "width", "row_stride"))
+    offset, height, width, stride = images
+    span = (height - 1) * stride + 3 * width
+    _refuse((height < 1) | (width < 1), lambda i: f"its image has {height[i]} x {width[i]} pixels")
+    _refuse(stride < 3 * width, lambda i: f"{width[i]} pixels of 3 channels do not fit into {stride[i]} bytes")
+    _refuse(
+        (offset < 0) | (offset + span > len(batch.pixels)) | (span >= 2**31),  # rows of bytes are int32
+        lambda i: (
+            f"bytes {offset[i]} to {offset[i] + span[i]} of its image must lie within the {len(batch.pixels)} bytes of "
+            "pixels and be less than 2 GiB"
+        ),
+    )
+    height, width = (t.float().repeat(rows // count) for t in (height, width))
     y, x, h, w = table.box.unbind(1)
     slack = 1e-3  # a fractional box that touches the border may overshoot it by rounding
-    bad = (h <= 0) | (w <= 0) | (y < -slack) | (x < -slack) | (y + h > height + slack) | (x + w > width + slack)
+    inside = (h > 0) & (w > 0) & (y >= -slack) & (x >= -slack) & (y + h <= height + slack) & (x + w <= width + slack)
+    _refuse(
+        ~inside,
+        lambda i: f"box {table.box[i].tolist()} lies outside its image of {height[i]:.0f} x {width[i]:.0f} pixels",
+    )
+    return torch.arange(rows).view(-1, count)
+
+
+def _refuse(bad: Tensor, reason) -> None:
+    """Raise ValueError for the first bad row. That of a bad image is the row that shows it in the first view."""
     if bad.any():
         row = int(bad.int().argmax())
-        raise ValueError(
-            f"row {row}: box {table.box[row].tolist()} lies outside its image of "
-            f"{int(height[row])} x {int(width[row])} pixels"
-        )
-    return torch.arange(len(table)).view(-1, count)
+        raise ValueError(f"row {row}: {reason(row)}")
 
 
 def _chunks(batch, dtype: torch.dtype):

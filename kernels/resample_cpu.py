@@ -16,7 +16,7 @@ U = np.uintp
 U1, U2, U3 = U(1), U(2), U(3)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def axis_filter(start, length, limit, extend, outputs, radius):
     """(first pixel [outputs], weights [outputs, taps]) of the filter of reference.py, taps the same for all.
 
@@ -48,14 +48,14 @@ def axis_filter(start, length, limit, extend, outputs, radius):
     return first, weights
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _cubic(t):
     if t < 1:
         return (1.5 * t - 2.5) * t * t + 1
     return ((-0.5 * t + 2.5) * t - 4) * t + 2 if t < 2 else 0.0
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def vertical(source, stride, first, weights, lines, pitch):
     """Weighted sums of source rows, `pitch` bytes of each, as lines of float32 in [0, 1]. Takes two rows at a time."""
     unit = np.float32(1 / 255)
@@ -74,7 +74,7 @@ def vertical(source, stride, first, weights, lines, pitch):
                     lines[line + k] += above * np.float32(source[upper + k]) + below * np.float32(source[lower + k])
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def horizontal(lines, pitch, at, weights, r, g, b):
     """Resample lines to planes. The usual numbers of taps are constants for the compiler, which unrolls their loops."""
     taps = len(weights) // len(at)
@@ -88,7 +88,7 @@ def horizontal(lines, pitch, at, weights, r, g, b):
         _resample(lines, pitch, at, weights, taps, r, g, b)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _resample(lines, pitch, at, weights, taps, r, g, b):
     k = U(0)
     for row in range(len(r) // len(at)):

@@ -19,7 +19,9 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from . import colour_cpu, operations, operations_cpu, resample_cpu
 from .colour_cpu import CONTRAST, FAST, ONE, ZERO, blur, gray, grey_sum, jitter, solarize
+from .numba_cache import depends_on
 from .operations import affine_matrices
 from .operations_cpu import operate
 from .reference import FILTER_RADIUS, blur_taps, check_table
@@ -106,6 +108,7 @@ def _allocate(count: int) -> np.ndarray:
 
 
 @njit(parallel=True, cache=True, nogil=True)
+@depends_on(colour_cpu, operations, operations_cpu, resample_cpu)
 def _all_views(pixels, offset, height, width, stride, box, extend, flip, radius, colours, taps, out, size, bfloat16):
     images = len(offset)
     copies = len(box) // images
@@ -145,7 +148,7 @@ def _all_views(pixels, offset, height, width, stride, box, extend, flip, radius,
                 _finish(_tile(planes, begin, step), colours, row, out[row], begin, bfloat16)
 
 
-@njit(cache=True)
+@njit
 def _first_pass(source, stride, y_filter, x_filter, order, factors, planes, step, overshoot):
     """Crop, resize and the operations in front of contrast. Returns the mean of the grey image that contrast needs."""
     y_first, y_weights = y_filter
@@ -167,12 +170,12 @@ def _first_pass(source, stride, y_filter, x_filter, order, factors, planes, step
     return np.float32(total / (size * size))
 
 
-@njit(cache=True)
+@njit
 def _tile(planes, begin, step):
     return planes[0, begin : begin + step], planes[1, begin : begin + step], planes[2, begin : begin + step]
 
 
-@njit(cache=True)
+@njit
 def _finish(tile, colours, row, out, begin, bfloat16):
     """Gray, solarize, normalise and write a tile, pixel `begin` of the view first, to the bytes `out` of the view."""
     r, g, b = tile
@@ -186,7 +189,7 @@ def _finish(tile, colours, row, out, begin, bfloat16):
         _write_float32(r, g, b, colours.shift, colours.scale, out[12 * begin :].view(np.float32))
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _write_float32(r, g, b, shift, scale, out):
     for k in range(len(r)):
         out[3 * k] = (r[k] - shift[0]) * scale[0]
@@ -194,7 +197,7 @@ def _write_float32(r, g, b, shift, scale, out):
         out[3 * k + 2] = (b[k] - shift[2]) * scale[2]
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _write_bfloat16(r, g, b, shift, scale, out):
     for k in range(len(r)):
         out[3 * k] = _bfloat16((r[k] - shift[0]) * scale[0])
@@ -202,7 +205,7 @@ def _write_bfloat16(r, g, b, shift, scale, out):
         out[3 * k + 2] = _bfloat16((b[k] - shift[2]) * scale[2])
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _bfloat16(value):
     """Its bits: the upper half of those of float32, rounded to nearest, ties to even."""
     bits = np.float32(value).view(np.uint32)

@@ -95,7 +95,10 @@ class ImageBatch:
         ids: np.ndarray,
         allocate: Callable[[int], Tensor] | None = None,
     ) -> ImageBatch:
-        """Pack [height, width, 3] uint8 arrays."""
+        """Pack [height, width, 3] uint8 arrays. Raises ValueError with the number of one that is none."""
+        for index, image in enumerate(images):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise ValueError(f"image {index}: [height, width, 3] uint8 expected, not {image.shape} {image.dtype}")
         heights = np.array([image.shape[0] for image in images], dtype=np.int64)
         widths = np.array([image.shape[1] for image in images], dtype=np.int64)
         batch = ImageBatch.empty(heights, widths, np.asarray(labels), np.asarray(ids), allocate)

@@ -40,6 +40,8 @@ class ViewSpec:
     resize: int = 256
     """Policy "eval" only: pixels of the shorter side before the centre crop."""
     dtype: torch.dtype = torch.float32
+    interpolation: str = "bilinear"
+    """Or "bicubic"."""
 
 
 class Loader:
@@ -226,11 +228,13 @@ class Loader:
     def _make_views(self, batch: ImageBatch, table: augment.ViewTable, padding: int, allocate, pooled: bool):
         """(views, labels, ids, CUDA event behind which they are ready); the event also ends the use of the buffer."""
         spec = self.spec
+        options = {"size": spec.size, "mean": spec.mean, "std": spec.std, "dtype": spec.dtype}
+        options["interpolation"] = spec.interpolation
         real = len(batch) - padding
         labels, ids = batch.labels.clone(), batch.ids.clone()
         labels[real:] = ids[real:] = PAD
         if self._stream is None:
-            made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
+            made = kernels.views(batch, table, **options)
             return made, labels, ids, None
         if batch.pixels.device.type == "cpu" and not pooled:
             batch = batch.packed(allocate)  # resident in host memory
@@ -239,5 +243,5 @@ class Loader:
             batch = dataclasses.replace(batch, pixels=pixels)
         labels, ids = (part.pin_memory().to(self.device, non_blocking=True) for part in (labels, ids))
         # sizes stay on the host, where the plain-torch views plan their work
-        made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
+        made = kernels.views(batch, table, **options)
         return made, labels, ids, self._stream.record_event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
@@ -56,7 +57,15 @@ def extract(
 
 def eval_spec(data: DataConfig) -> ViewSpec:
     """Evaluation views of a run: resize, centre crop, normalise."""
-    return ViewSpec(size=data.size, mean=data.mean, std=data.std, policy="eval", num_views=1, resize=data.eval_resize)
+    return ViewSpec(
+        size=data.size,
+        mean=data.mean,
+        std=data.std,
+        policy="eval",
+        num_views=1,
+        resize=data.eval_resize,
+        interpolation=data.interpolation,
+    )
 
 
 def encoder_features(
@@ -72,7 +81,7 @@ def encoder_features(
 
     `encoder_id` is the SHA-256 of the encoder's file. The cache holds the features of one encoder.
     """
-    recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{data.size}|{data.eval_resize}|{data.mean}|{data.std}"
+    recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{eval_spec(data)}"
     path = cache / f"{encoder_id[:16]}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
     if path.exists():
         try:
@@ -98,7 +107,7 @@ def pixel_features(
     """Normalised pixels of the evaluation views, shrunk to at most PIXEL_SIDE: the floor an encoder must beat."""
     side = min(data.size, PIXEL_SIDE)
     resize = round(data.eval_resize * side / data.size)
-    spec = ViewSpec(size=side, mean=data.mean, std=data.std, policy="eval", num_views=1, resize=max(side, resize))
+    spec = dataclasses.replace(eval_spec(data), size=side, resize=max(side, resize))
     with Loader(backend, spec, global_batch=BATCH, train=False) as loader:
         x, labels = extract(nn.Identity(), loader, torch.device("cpu"), on_batch)
     return Features(x, labels, backend.classes)

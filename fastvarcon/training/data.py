@@ -47,6 +47,7 @@ class RunData:
                 mean=data.mean,
                 std=data.std,
                 policy=data.policy,
+                interpolation=data.interpolation,
                 num_views=data.num_views,
                 dtype=COMPUTE_DTYPES[precision],
             )

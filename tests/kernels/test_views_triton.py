@@ -171,36 +171,6 @@ def test_plan_that_does_not_fit_into_another(batch):
         plan.update(make_plan(batch, full_image_table(batch, blur_sigma=torch.ones(5)), 10))
 
 
-@pytest.mark.parametrize(("column", "value"), [(0, -1.0), (1, -2.0), (2, 1000.0), (3, 0.0)])
-def test_box_outside_its_image_names_the_row(batch, column, value):
-    table = full_image_table(batch)
-    table.box[3, column] = value
-    with pytest.raises(ValueError, match="row 3: box"):
-        views_triton.views(batch, table, size=8, **OFF)
-
-
-def test_image_of_no_pixels_names_the_row(batch):
-    empty = dataclasses.replace(batch, height=batch.height * torch.tensor([1, 1, 0, 1, 1], dtype=torch.int32))
-    with pytest.raises(ValueError, match="row 2: box"):
-        views_triton.views(empty, full_image_table(batch), size=8, **OFF)
-
-
-def test_table_of_the_wrong_length(batch):
-    short = ViewTable(**{name: column[:-1] for name, column in vars(full_image_table(batch)).items()})
-    with pytest.raises(ValueError, match="table of 4 rows does not fit a batch of 5"):
-        views_triton.views(batch, short, size=8, **OFF)
-
-
-@pytest.mark.parametrize(
-    ("column", "value"), [("offset", -1), ("offset", 1 << 40), ("row_stride", 10_000), ("row_stride", 2**31 - 1)]
-)
-def test_image_outside_the_pixels(batch, column, value):
-    wrong = getattr(batch, column).clone()
-    wrong[1] = value
-    with pytest.raises(ValueError, match=r"image 1: bytes .* must lie within the 7497 bytes"):
-        views_triton.views(dataclasses.replace(batch, **{column: wrong}), full_image_table(batch), size=8, **OFF)
-
-
 def test_dispatch(batch, monkeypatch):
     monkeypatch.setattr(kernels, "views_backend", lambda device, dtype: "triton")
     table = random_table(batch, "simaugment")
