@@ -38,7 +38,15 @@ setup(
         "parquet": ["pyarrow>=18"],
         "timm": ["timm>=1.0"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
-        "dev": ["pyarrow>=18", "pytest>=8", "hypothesis>=6", "ruff>=0.6", "setuptools>=77", "wheel"],
+        "dev": [
+            "pyarrow>=18",
+            "pytest>=8",
+            "pytorch-metric-learning>=2.5",
+            "hypothesis>=6",
+            "ruff>=0.6",
+            "setuptools>=77",
+            "wheel",
+        ],
     },
     entry_points={"console_scripts": ["fastvarcon = fastvarcon.cli:main"]},
 )

@@ -27,6 +27,20 @@ PolicyName = Literal[
     "crop",
     "eval",
 ]
+LossName = Literal[
+    "varcon",
+    "supcon",
+    "simclr",
+    "dcl",
+    "nscl",
+    "sincere",
+    "hscl",
+    "ssem",
+    "dhel",
+    "kcl",
+    "clop",
+    "cross_entropy",
+]
 BackendName = Literal["cpu", "resident", "nvjpeg", "dali", "ffcv", "folder"]
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
@@ -82,6 +96,9 @@ class SamplingConfig:
     per_class: int = 0
     """Images that every class present in a batch has in it (or a multiple); 0 = whatever chance brings. The global
     batch must be a multiple of it."""
+    bind: bool = False
+    """One fixed image of every class in each global batch, in its last places: every pair of classes then meets in
+    every step, also rare ones. For few classes next to the batch; order shuffle only."""
 
 
 @dataclass
@@ -100,12 +117,36 @@ class ModelConfig:
     """Hidden width of the mlp head; 0 = the encoder's feature width, as in the reference."""
     head_dim: int = 128
     """Width of the embedding that the loss sees."""
+    head_relu: bool = False
+    """ReLU before the projection is normalised: classes then settle at right angles, an orthogonal frame in the place
+    of a simplex, which holds better for unequal classes. Needs head_dim of at least the number of classes."""
 
 
 @dataclass
 class LossConfig:
-    name: Literal["varcon"] = "varcon"
-    """Objective."""
+    name: LossName = "varcon"
+    """Objective. docs/losses.md says when to use which. The flags below that name a loss are read by it alone."""
+    temperature: float = 0.1
+    """Divides the similarities of simclr, dcl, nscl, supcon, sincere, hscl, ssem and dhel. 0.1: SupCon and ImageNet
+    SimCLR; SimCLR on CIFAR and hscl used 0.5, dhel 0.3."""
+    supcon_reduce: Literal["out", "in"] = "out"
+    """supcon: mean over positives outside the logarithm (the better one) or inside."""
+    include_own_positive: bool = False
+    """nscl: the positive joins the denominator, as in the reference code; the paper leaves it out."""
+    beta: float = 1.0
+    """hscl: sharpness of the weights on hard negatives; 0 = all weigh the same. The authors' CIFAR-100 runs use 5."""
+    alpha: float = 0.5
+    """ssem: share of the self-supervised term, in [0, 1]. Larger keeps classes from collapsing; 0.5 is the authors'."""
+    kcl_t: float = 2.0
+    """kcl: sharpness of the Gaussian kernel exp(-t |a - b|^2)."""
+    kcl_gamma: float = 16.0
+    """kcl: weight of uniformity against alignment."""
+    clop_base: Literal["simclr", "dcl", "nscl", "supcon", "sincere", "hscl", "ssem", "dhel", "kcl", "varcon"] = "simclr"
+    """clop: the loss that the prototype term is added to."""
+    clop_weight: float = 1.0
+    """clop: weight of the prototype term; 1 is the authors'."""
+    label_smoothing: float = 0.0
+    """cross_entropy: share of the target spread over all classes."""
     tau1: float = 0.1
     """Temperature of the class posterior (paper Eq. 8)."""
     eps: float = 0.02
@@ -114,8 +155,19 @@ class LossConfig:
     """No gradient through the class centroids, as in the reference code; the paper's text leaves it open."""
     detach_target: bool = False
     """No gradient through tau2 into the target; the reference code lets it flow."""
-    backend: Literal["auto", "closed", "reference"] = "auto"
-    """closed: closed form in torch. reference: the paper's equations line by line. auto: the fastest one."""
+    backend: Literal["auto", "closed", "reference", "triton"] = "auto"
+    """closed: closed form in torch. reference: the paper's equations line by line. triton: one fused kernel, needs
+    CUDA. auto: the fastest one. kcl, dhel, ssem and the like all have them; cross_entropy is torch's own."""
+
+    @property
+    def base(self) -> str:
+        """The loss that is compared with others: clop's base, otherwise the name."""
+        return self.clop_base if self.name == "clop" else self.name
+
+    @property
+    def needs_labels(self) -> bool:
+        """Every training image must have a label."""
+        return self.base not in ("simclr", "dcl", "dhel", "kcl")
 
 
 @dataclass
@@ -205,6 +257,31 @@ class Config:
             (
                 model.head_dim >= 1 and model.head_hidden >= 0,
                 "--model.head-dim must be at least 1, head-hidden 0 or more",
+            ),
+            (loss.temperature > 0, f"--loss.temperature must be positive, got {loss.temperature}"),
+            (loss.beta >= 0, f"--loss.beta must be 0 or more, got {loss.beta}"),
+            (0 <= loss.alpha <= 1, f"--loss.alpha must lie between 0 and 1, got {loss.alpha}"),
+            (loss.kcl_t > 0, f"--loss.kcl-t must be positive, got {loss.kcl_t}"),
+            (
+                min(loss.kcl_gamma, loss.clop_weight) >= 0,
+                "--loss.kcl-gamma and --loss.clop-weight must be 0 or more",
+            ),
+            (
+                0 <= loss.label_smoothing < 1,
+                f"--loss.label-smoothing must lie in [0, 1), got {loss.label_smoothing}",
+            ),
+            (
+                data.num_views >= 2 or loss.base in ("varcon", "supcon", "sincere", "hscl", "cross_entropy"),
+                f"--loss.name {loss.name} compares views of an image: --data.num-views must be 2 or more",
+            ),
+            (
+                sampling.per_class < train.global_batch or loss.base not in ("nscl", "sincere", "hscl"),
+                f"--loss.name {loss.name} needs several classes in a batch: --sampling.per-class "
+                f"({sampling.per_class}) must be smaller than --train.global-batch ({train.global_batch})",
+            ),
+            (
+                not sampling.bind or (sampling.per_class == 0 and sampling.order == "shuffle"),
+                "--sampling.bind goes with --sampling.order shuffle and without --sampling.per-class",
             ),
             (loss.eps >= 0, f"--loss.eps must be 0 or more, got {loss.eps}"),
             (

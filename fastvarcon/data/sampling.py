@@ -159,6 +159,42 @@ class ClassBalanced:
         return []
 
 
+class Bound:
+    """Batches that end with one fixed sample of every class, the first of it; the rest is a uniform permutation.
+
+    So every two classes meet in every batch (batch binding: spec/contrastive_family.md 9). The fixed samples come in no
+    other place; samples that would make a last, short batch are left out, others in every epoch.
+
+    Args:
+        labels: [n] class of each sample, none negative.
+        global_batch: images of all processes in a step.
+
+    Raises:
+        UserError: a batch that the fixed samples would fill, or that has more places than there are other samples.
+    """
+
+    def __init__(self, labels: np.ndarray, global_batch: int):
+        self._fixed = np.unique(labels, return_index=True)[1].astype(np.int64)
+        self._others = np.setdiff1d(np.arange(len(labels)), self._fixed)
+        self._free = global_batch - len(self._fixed)
+        if not 1 <= self._free <= len(self._others):
+            raise UserError(
+                f"--sampling.bind gives {len(self._fixed)} places of each batch to one image of every class: a "
+                f"--train.global-batch of {global_batch} has to be larger, and at most the {len(labels)} images"
+            )
+
+    def __len__(self) -> int:
+        return len(self._others) // self._free * (self._free + len(self._fixed))
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        steps = len(self._others) // self._free
+        free = self._others[permutation(len(self._others), seed, epoch, ORDER_STREAM)][: steps * self._free]
+        return np.hstack([free.reshape(steps, -1), np.tile(self._fixed, (steps, 1))]).reshape(-1)
+
+    def reads(self, seed: int, epoch: int) -> list[ReadAhead]:
+        return []
+
+
 def steps_per_epoch(num_samples: int, global_batch: int, drop_last: bool = True) -> int:
     return num_samples // global_batch if drop_last else -(-num_samples // global_batch)
 

@@ -1,6 +1,7 @@
 """Objectives by name. A loss is a module with `forward(z, labels)` and `with_stats(z, labels)`.
 
-z: [N, D] unit rows of this rank, labels: [N] int64. `with_stats` also returns per-row numbers worth logging, by name.
+z: [N, D] unit rows of this rank, view-major; labels: [N] int64. `with_stats` also returns per-row numbers worth
+logging, by name.
 """
 
 from __future__ import annotations
@@ -9,21 +10,68 @@ import torch
 
 from fastvarcon.config import LossConfig
 from fastvarcon.errors import UserError
+from fastvarcon.losses.contrastive import ContrastiveLoss
+from fastvarcon.losses.cross_entropy import CrossEntropyLoss
+from fastvarcon.losses.hyperspherical import DhelLoss, KclLoss
+from fastvarcon.losses.prototypes import ClopLoss
+from fastvarcon.losses.ssem import SsemLoss
 from fastvarcon.losses.varcon import VarConLoss, varcon_loss, varcon_stats
 
-__all__ = ["VarConLoss", "build_loss", "varcon_loss", "varcon_stats"]
+__all__ = [
+    "ClopLoss",
+    "ContrastiveLoss",
+    "CrossEntropyLoss",
+    "DhelLoss",
+    "KclLoss",
+    "SsemLoss",
+    "VarConLoss",
+    "build_loss",
+    "varcon_loss",
+    "varcon_stats",
+]
 
 
-def build_loss(config: LossConfig, num_classes: int, group=None) -> torch.nn.Module:
-    """The objective that `config` names, for the global batch of `group` (None: this process alone)."""
-    if config.name == "varcon":
-        return VarConLoss(
-            num_classes,
-            tau1=config.tau1,
-            eps=config.eps,
-            group=group,
-            detach_centroids=config.detach_centroids,
-            detach_target=config.detach_target,
-            backend=config.backend,
-        )
-    raise UserError(f"unknown loss {config.name!r}: choose varcon")
+def build_loss(
+    config: LossConfig, num_classes: int, group=None, *, num_views: int = 2, dim: int = 128
+) -> torch.nn.Module:
+    """The objective that `config` names, for the global batch of `group` (None: this process alone).
+
+    Args:
+        num_views: views of each image among the rows.
+        dim: columns of z.
+
+    Raises:
+        UserError: unknown name, or a loss that cannot work with these classes, views or columns.
+    """
+    shared = {"group": group, "backend": config.backend}
+    pairs = {**shared, "num_views": num_views, "temperature": config.temperature}
+    match config.base:
+        case "varcon":
+            settings = {name: getattr(config, name) for name in ("tau1", "eps", "detach_centroids", "detach_target")}
+            loss: torch.nn.Module = VarConLoss(num_classes, **settings, **shared)
+        case "simclr":
+            loss = ContrastiveLoss("simclr", **pairs)
+        case "dcl":
+            loss = ContrastiveLoss("dcl", den="image", **pairs)
+        case "nscl":
+            loss = ContrastiveLoss("nscl", den="class", own=config.include_own_positive, **pairs)
+        case "supcon":
+            loss = ContrastiveLoss("supcon", pos="class", reduce=config.supcon_reduce, **pairs)
+        case "sincere":
+            loss = ContrastiveLoss("sincere", pos="class", den="class", own=True, **pairs)
+        case "hscl":
+            weights = {"own": True, "reduce": "pairs", "beta": config.beta}
+            loss = ContrastiveLoss("hscl", pos="class", den="class", **weights, **pairs)
+        case "ssem":
+            loss = SsemLoss(config.alpha, **pairs)
+        case "dhel":
+            loss = DhelLoss(**pairs)
+        case "kcl":
+            loss = KclLoss(num_views=num_views, t=config.kcl_t, gamma=config.kcl_gamma, **shared)
+        case "cross_entropy":
+            loss = CrossEntropyLoss(label_smoothing=config.label_smoothing, group=group)
+        case unknown:
+            raise UserError(f"unknown loss {unknown!r}: choose one of those that --help lists for --loss.name")
+    if config.name == "clop":
+        loss = ClopLoss(loss, num_classes, dim, weight=config.clop_weight, group=group)
+    return loss

@@ -7,13 +7,16 @@ from torch import Tensor
 
 from fastvarcon.config import ModelConfig
 from fastvarcon.models.encoders import build_encoder
-from fastvarcon.models.heads import build_head
+from fastvarcon.models.heads import Classifier, build_head
 
 
 class ContrastiveModel(nn.Module):
-    """Encoder and projection head: views [N, 3, H, W] -> unit rows z [N, head_dim] in float32."""
+    """Encoder and projection head: views [N, 3, H, W] -> unit rows z [N, head_dim] in float32.
 
-    def __init__(self, config: ModelConfig):
+    With `classes`, a linear classifier takes the head's place: -> logits [N, classes].
+    """
+
+    def __init__(self, config: ModelConfig, classes: int | None = None):
         super().__init__()
         self.encoder = build_encoder(
             config.encoder,
@@ -21,7 +24,13 @@ class ContrastiveModel(nn.Module):
             small_images=config.small_images,
             zero_init_residual=config.zero_init_residual,
         )
-        self.head = build_head(config.head, self.encoder.feature_dim, hidden=config.head_hidden, dim=config.head_dim)
+        features = self.encoder.feature_dim
+        if classes is not None:
+            self.head: nn.Module = Classifier(features, classes)
+        else:
+            self.head = build_head(
+                config.head, features, hidden=config.head_hidden, dim=config.head_dim, relu=config.head_relu
+            )
 
     def forward(self, views: Tensor) -> Tensor:
         return self.head(self.encoder(views))

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from fastvarcon.config import Config, SamplingConfig
+from fastvarcon.config import Config
 from fastvarcon.data.backends import Backend, open_backend
 from fastvarcon.data.backends.replace import ReplaceBadImages
 from fastvarcon.data.loader import Loader, ViewSpec
-from fastvarcon.data.sampling import BlockShuffle, ClassBalanced, Order, Shuffle, epoch_order
+from fastvarcon.data.sampling import BlockShuffle, Bound, ClassBalanced, Order, Shuffle, epoch_order
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import BATCH as VAL_BATCH
 from fastvarcon.evaluation.features import eval_spec
@@ -39,8 +39,11 @@ class RunData:
         try:
             images = self.images = self._open(config, accelerator, data.train)
             self.classes = images.classes
-            if len(self.classes) < 2:
-                raise UserError(f"{data.train} has a single class: a supervised contrastive loss needs at least two")
+            if len(self.classes) < 2 and config.loss.needs_labels:
+                raise UserError(
+                    f"{data.train} has a single class and --loss.name {config.loss.name} needs at least two: "
+                    "use simclr, dcl, dhel or kcl"
+                )
             precision = resolve_precision(train.precision, accelerator.device.type == "cuda")
             spec = ViewSpec(
                 size=data.size,
@@ -57,7 +60,7 @@ class RunData:
                 config,
                 accelerator,
                 global_batch=train.global_batch,
-                order=sample_order(config.sampling, images),
+                order=sample_order(config, images),
                 epochs=train.epochs,
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
@@ -90,8 +93,11 @@ class RunData:
             on_bad_image=data.on_bad_image,
         )
         self._backends.append(backend)
-        if (backend.labels < 0).any():
-            raise UserError(f"{path} has unlabelled images: {config.loss.name} needs a label for each")
+        if (backend.labels < 0).any() and (config.loss.needs_labels or data.val is not None):
+            why = f"--loss.name {config.loss.name}" if config.loss.needs_labels else "the accuracy on --data.val"
+            raise UserError(
+                f"{path} has unlabelled images, and {why} needs a label for each: label them or leave it out"
+            )
         return backend
 
     def _loader(self, images: Backend, spec: ViewSpec, config: Config, accelerator: Accelerator, **kwargs) -> Loader:
@@ -125,8 +131,11 @@ class RunData:
             resource.close()
 
 
-def sample_order(sampling: SamplingConfig, images: Backend) -> Order:
+def sample_order(config: Config, images: Backend) -> Order:
     """The order of training samples that the configuration asks for."""
+    sampling = config.sampling
+    if sampling.bind:
+        return Bound(images.labels, config.train.global_batch)
     if sampling.per_class:
         return ClassBalanced(images.labels, sampling.per_class)
     if sampling.order == "block":

@@ -72,12 +72,19 @@ class Run:
         self.config, self.folder, self.accelerator, self.data = config, folder, accelerator, data
         self.group = distributed.process_group()
         torch.manual_seed(config.train.seed)  # the same weights on every rank
-        model = ContrastiveModel(config.model).to(accelerator.device, memory_format=torch.channels_last)
+        classes = len(data.classes) if config.loss.name == "cross_entropy" else None
+        model = ContrastiveModel(config.model, classes).to(accelerator.device, memory_format=torch.channels_last)
         if config.train.batch_norm == "sync" and self.group is not None:
             model = synchronise(model, accelerator.device, self.group)
         optimizer = build_optimizer(model, config.train, accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.criterion = build_loss(config.loss, len(data.classes), self.group)
+        self.criterion = build_loss(
+            config.loss,
+            len(data.classes),
+            self.group,
+            num_views=config.data.num_views,
+            dim=config.model.head_dim,
+        ).to(accelerator.device)
         self.steps_per_epoch = len(data.train)
         self.total_steps = self.steps_per_epoch * config.train.epochs
         self.views_per_step = config.train.global_batch * config.data.num_views
