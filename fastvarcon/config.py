@@ -171,6 +171,13 @@ class LossConfig:
 
 
 @dataclass
+class MonitorConfig:
+    nscl: bool = False
+    """Log DCL and NSCL at temperature 1, their gap and its bound in every step, whatever is trained. Costs two forward
+    passes of a contrastive loss; changes nothing of the training."""
+
+
+@dataclass
 class TrainConfig:
     epochs: int = 200
     """Passes over the training images."""
@@ -222,6 +229,7 @@ class Config:
     out: Path = Path("runs/default")
     """Run folder. The same command on the same folder resumes; a different configuration is refused."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def validate(self) -> None:
         """Raise UserError, naming the flag, for every value that no run could work with."""
@@ -273,6 +281,10 @@ class Config:
             (
                 data.num_views >= 2 or loss.base in ("varcon", "supcon", "sincere", "hscl", "cross_entropy"),
                 f"--loss.name {loss.name} compares views of an image: --data.num-views must be 2 or more",
+            ),
+            (
+                data.num_views >= 2 or not self.monitor.nscl,
+                "--monitor.nscl compares views of an image: --data.num-views must be 2 or more",
             ),
             (
                 sampling.per_class < train.global_batch or loss.base not in ("nscl", "sincere", "hscl"),

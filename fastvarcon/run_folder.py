@@ -23,6 +23,7 @@ MAY_DIFFER = frozenset(
         "data.prefetch",
         "data.prefetch_mb",
         "data.keep",
+        "monitor.nscl",
         "train.threads",
         "train.log_every",
         "train.val_every",

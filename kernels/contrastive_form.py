@@ -69,9 +69,9 @@ class RowTable(NamedTuple):
     """|P(a)|."""
 
 
-def log_weight(key_ids_3M: Tensor) -> Tensor:
+def log_weight(key_ids_3M: Tensor, dtype: torch.dtype) -> Tensor:
     """log(M - 2) for the M keys that take part, a scalar on their device."""
-    return ((key_ids_3M[2] >= 0).sum() - 2).clamp(min=1).float().log()
+    return ((key_ids_3M[2] >= 0).sum() - 2).clamp(min=1).to(dtype).log()
 
 
 def row_scalars(table: RowTable, g: Tensor, h: Tensor, form: Form) -> Tensor:

@@ -25,17 +25,17 @@ def reference(z_nD: Tensor, keys_MD: Tensor, ids_3n: Tensor, key_ids_3M: Tensor,
     x = z_nD @ keys_MD.T / form.tau
     logw = torch.zeros_like(x)
     if form.beta is not None:
-        logw = log_weight(key_ids_3M) + torch.log_softmax(_only(form.beta * x.detach(), D), dim=1)
+        logw = log_weight(key_ids_3M, x.dtype) + torch.log_softmax(_only(form.beta * x.detach(), D), dim=1)
     N = _only(x + logw, D).logsumexp(1)
     l = (torch.logaddexp(N[:, None], x) if form.own else N[:, None]) - x
-    count = P.sum(1)
+    count = P.sum(1, dtype=x.dtype)
     if form.inside:
         loss = -(_only(-l, P).logsumexp(1) - count.log())
     else:
         loss = torch.where(P, l, 0).sum(1) / count.clamp(min=1)
     loss = torch.where(count > 0, loss, N)
     unused = torch.zeros_like(N)
-    return RowTable(loss, N, unused, unused, unused, count.to(N))
+    return RowTable(loss, N, unused, unused, unused, count)
 
 
 def row_table(z_nD: Tensor, keys_MD: Tensor, ids_3n: Tensor, key_ids_3M: Tensor, form: Form) -> RowTable:
@@ -50,11 +50,11 @@ def row_table(z_nD: Tensor, keys_MD: Tensor, ids_3n: Tensor, key_ids_3M: Tensor,
 def _chunk_table(z, keys, ids, key_ids, form: Form) -> RowTable:
     P, D = _masks(ids.T, key_ids)
     x = (z @ keys.T).mul_(1 / form.tau)
-    count = P.sum(1)
+    count = P.sum(1, dtype=x.dtype)
     lse = _only(x * form.sharpness, D).logsumexp(1)
     N = lse
     if form.beta is not None:
-        N = lse - _only(x * form.beta, D).logsumexp(1) + log_weight(key_ids)
+        N = lse - _only(x * form.beta, D).logsumexp(1) + log_weight(key_ids, x.dtype)
         N = torch.where(D.any(1), N, -torch.inf)
     ratio, offset, some = torch.ones_like(N), N, count.clamp(min=1)
     if form.own:
@@ -66,7 +66,7 @@ def _chunk_table(z, keys, ids, key_ids, form: Form) -> RowTable:
         loss = N - offset + some.log()
     else:
         loss = N - torch.where(P, x, 0).sum(1) / some
-    return RowTable(torch.where(count > 0, loss, N), N, lse, offset, ratio, count.to(N))
+    return RowTable(torch.where(count > 0, loss, N), N, lse, offset, ratio, count)
 
 
 def gradient(

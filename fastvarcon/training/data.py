@@ -93,8 +93,15 @@ class RunData:
             on_bad_image=data.on_bad_image,
         )
         self._backends.append(backend)
-        if (backend.labels < 0).any() and (config.loss.needs_labels or data.val is not None):
-            why = f"--loss.name {config.loss.name}" if config.loss.needs_labels else "the accuracy on --data.val"
+        reasons = {
+            f"--loss.name {config.loss.name}": config.loss.needs_labels,
+            "--monitor.nscl": config.monitor.nscl,
+            "--sampling.bind": config.sampling.bind,
+            "--sampling.per-class": config.sampling.per_class > 0,
+            "the accuracy on --data.val": data.val is not None,
+        }
+        why = next((reason for reason, holds in reasons.items() if holds), None)
+        if why is not None and (backend.labels < 0).any():
             raise UserError(
                 f"{path} has unlabelled images, and {why} needs a label for each: label them or leave it out"
             )

@@ -26,6 +26,7 @@ from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import extract
 from fastvarcon.evaluation.knn import accuracy, headline_k, knn_predict, nearest_mean
 from fastvarcon.losses import build_loss
+from fastvarcon.losses.monitor import NsclMonitor
 from fastvarcon.models import ContrastiveModel
 from fastvarcon.models.batch_norm import synchronise
 from fastvarcon.progress import format_seconds
@@ -85,6 +86,10 @@ class Run:
             num_views=config.data.num_views,
             dim=config.model.head_dim,
         ).to(accelerator.device)
+        self.monitor = None
+        if config.monitor.nscl:
+            views, backend = config.data.num_views, config.loss.backend
+            self.monitor = NsclMonitor(len(data.classes), num_views=views, group=self.group, backend=backend)
         self.steps_per_epoch = len(data.train)
         self.total_steps = self.steps_per_epoch * config.train.epochs
         self.views_per_step = config.train.global_batch * config.data.num_views
@@ -159,7 +164,10 @@ class Run:
         )
         set_learning_rate(self.optimizer, rate)
         z_ND = self.model(views)
-        loss, stats = self.criterion.with_stats(z_ND, labels.repeat(self.config.data.num_views))
+        labels = labels.repeat(self.config.data.num_views)
+        loss, stats = self.criterion.with_stats(z_ND, labels)
+        if self.monitor is not None:
+            stats = {**stats, **self.monitor(z_ND.detach(), labels)}
         self.accelerator.backward(loss * self.accelerator.num_processes)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastvarcon.config import LossConfig
 from fastvarcon.losses import build_loss
+from fastvarcon.losses.monitor import NsclMonitor
 
 CLASSES, IMAGES, VIEWS, DIM = 4, 3, 2, 6
 NAMES = ("simclr", "dcl", "nscl", "supcon", "sincere", "hscl", "ssem", "dhel", "kcl", "clop", "cross_entropy")
@@ -67,12 +68,23 @@ def check_parameters_under_ddp(group, config: LossConfig) -> None:
         torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=1e-12)
 
 
+def check_monitor(group) -> None:
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    z, labels = batch(world)
+    labels[labels < 0] = 0
+    mine = slice(rank * IMAGES, (rank + 1) * IMAGES)
+    expected = NsclMonitor(CLASSES)(z.flatten(0, 1), labels.repeat(VIEWS))
+    shared = NsclMonitor(CLASSES, group=group)(z[:, mine].flatten(0, 1), labels[mine].repeat(VIEWS))
+    torch.testing.assert_close(shared, expected, rtol=0, atol=1e-12)
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     rank = dist.get_rank()
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     for group in (dist.group.WORLD, pairs[rank // 2]):
+        check_monitor(group)
         for config in VARIANTS:
             for backend in ("reference", "closed"):
                 config.backend = backend
