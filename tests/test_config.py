@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fastvarcon.config import Config, DataConfig, SamplingConfig
+from fastvarcon.config import Config, DataConfig, LossConfig, MonitorConfig, SamplingConfig
 from fastvarcon.errors import UserError
 
 
@@ -76,9 +76,46 @@ def test_imagenet_recipe_is_the_stated_one():
         ({"per_class": -1}, "--sampling.per-class must be 0"),
         ({"per_class": 2, "order": "block"}, "leave --sampling.order"),
         ({"per_class": 3}, "must be a multiple"),
+        ({"per_class": 2, "bind": True}, "--sampling.bind goes with"),
+        ({"order": "block", "bind": True}, "--sampling.bind goes with"),
     ],
 )
 def test_sampling_that_no_run_could_use(values, message):
     config = Config(DataConfig(train=Path("a")), sampling=SamplingConfig(**values))
     with pytest.raises(UserError, match=message):
+        config.validate()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": 0.0}, "--loss.temperature must be positive"),
+        ({"beta": -1.0}, "--loss.beta"),
+        ({"alpha": 1.1}, "--loss.alpha must lie between 0 and 1"),
+        ({"kcl_t": 0.0}, "--loss.kcl-t"),
+        ({"clop_weight": -1.0}, "--loss.clop-weight"),
+        ({"label_smoothing": 1.0}, "--loss.label-smoothing"),
+    ],
+)
+def test_losses_that_no_run_could_use(values, message):
+    config = Config(DataConfig(train=Path("a")), loss=LossConfig(**values))
+    with pytest.raises(UserError, match=message):
+        config.validate()
+
+
+@pytest.mark.parametrize("name", ["simclr", "dcl", "nscl", "ssem", "dhel", "kcl", "clop"])
+def test_losses_of_views_need_two(name):
+    config = Config(DataConfig(train=Path("a"), num_views=1), loss=LossConfig(name))
+    with pytest.raises(UserError, match=rf"--loss.name {name} compares views .* --data.num-views must be 2"):
+        config.validate()
+    Config(DataConfig(train=Path("a"), num_views=1), loss=LossConfig("supcon")).validate()
+    with pytest.raises(UserError, match=r"--monitor.nscl compares views"):
+        Config(DataConfig(train=Path("a"), num_views=1), monitor=MonitorConfig(nscl=True)).validate()
+
+
+@pytest.mark.parametrize("name", ["nscl", "sincere", "hscl"])
+def test_losses_of_other_classes_need_batches_of_several(name):
+    sampling = SamplingConfig(per_class=1024)
+    config = Config(DataConfig(train=Path("a")), loss=LossConfig(name), sampling=sampling)
+    with pytest.raises(UserError, match=rf"--loss.name {name} needs several classes in a batch: --sampling.per-class"):
         config.validate()

@@ -24,16 +24,19 @@ BLUE, ORANGE, GREEN, GREY = "#1f5fbf", "#d9730d", "#2a8a4a", "#777777"
 
 
 def training_curves(rows: list[dict], config: Config) -> dict[str, str]:
-    """{title: SVG text} of loss, accuracy, tau2 and confidence over the steps of metrics.jsonl `rows`, and how the
-    latter two are spread over the rows of some epochs."""
+    """{title: SVG text} over the steps of metrics.jsonl `rows`: loss, accuracy, and what else the run has logged."""
     steps = [row for row in rows if row["kind"] == "step"]
     epochs = [row for row in rows if row["kind"] == "epoch"]
     curves: dict[str, Callable[[Axes], None]] = {
         "Loss": lambda axes: _loss(axes, steps),
         "Accuracy": lambda axes: _accuracy(axes, steps, epochs),
-        "Adaptive temperature tau2": lambda axes: _tau2(axes, steps, config),
-        "Confidence": lambda axes: _confidence(axes, steps),
     }
+    if any("tau2" in row for row in steps):
+        curves["Adaptive temperature tau2"] = lambda axes: _tau2(axes, steps, config)
+        curves["Confidence"] = lambda axes: _confidence(axes, steps)
+    if any("nscl_gap" in row for row in steps):
+        curves["DCL and NSCL at temperature 1"] = lambda axes: _nscl(axes, steps)
+        curves["Gap of DCL and NSCL"] = lambda axes: _gap(axes, steps)
     spreads = {
         "Spread of tau2": ("tau2", config.loss.tau1 - config.loss.eps, config.loss.tau1 + config.loss.eps),
         "Spread of confidence": ("confidence", 0.0, 1.0),
@@ -51,6 +54,20 @@ def _loss(axes: Axes, steps: list[dict]) -> None:
     _line(axes, steps, "nll", "NLL term", GREEN)
     _line(axes, steps, "kl", "KL term", ORANGE, linestyle="--")  # the two terms are nearly equal: keep both visible
     axes.set_ylabel("nats")
+    if all(row["loss"] >= 0 for row in steps):  # dcl, nscl and their like may be negative
+        axes.set_ylim(bottom=0)
+
+
+def _nscl(axes: Axes, steps: list[dict]) -> None:
+    _line(axes, steps, "dcl_tau1", "DCL: all other images", BLUE)
+    _line(axes, steps, "nscl_tau1", "NSCL: other classes", ORANGE)
+    axes.set_ylabel("nats")
+
+
+def _gap(axes: Axes, steps: list[dict]) -> None:
+    _line(axes, steps, "nscl_gap", "DCL - NSCL", BLUE)
+    _line(axes, steps, "nscl_bound", "bound of the theorem", GREY, linestyle=":")
+    axes.set_ylabel("nats")
     axes.set_ylim(bottom=0)
 
 
@@ -58,6 +75,7 @@ def _accuracy(axes: Axes, steps: list[dict], epochs: list[dict]) -> None:
     _line(axes, epochs, "val_knn_top1", "held-out kNN (k = 20)", BLUE, marker="o", markersize=3)
     _line(axes, epochs, "val_centroid_top1", "held-out nearest mean", GREEN, marker="o", markersize=3)
     _line(axes, steps, "hit", "nearest centroid within the batch", GREY, linewidth=1)
+    _line(axes, steps, "batch_top1", "classifier on the training batch", GREY, linewidth=1)
     axes.set_ylabel("top-1")
     axes.set_ylim(0, 1.02)
 

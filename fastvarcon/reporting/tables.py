@@ -12,7 +12,15 @@ from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 from fastvarcon.run_folder import read_json
 
-LOSS_TITLES = {"varcon": "VarCon"}
+LOSS_TITLES = {
+    "varcon": "VarCon",
+    "supcon": "SupCon",
+    "simclr": "SimCLR",
+    "cross_entropy": "cross-entropy",
+    "sincere": "SINCERE",
+    "hscl": "H-SCL",
+    **{name: name.upper() for name in ("dcl", "nscl", "ssem", "dhel", "kcl", "clop")},
+}
 KINDS = {"linear": "linear", "knn": "kNN"}
 
 

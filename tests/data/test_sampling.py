@@ -4,6 +4,7 @@ from scipy import stats
 
 from fastvarcon.data.sampling import (
     BlockShuffle,
+    Bound,
     ClassBalanced,
     batch_ids,
     epoch_order,
@@ -104,3 +105,21 @@ def test_balanced_order_spreads_each_class_over_the_epoch():
     shuffled = labels[epoch_order(1000, 0, 0)].reshape(-1, 20)
     alone = [(np.bincount(batch) == 1).sum() for batch in shuffled]
     assert np.mean(alone) > 1 and not any((np.bincount(batch) % 2).any() for batch in batches)
+
+
+def test_bound_batches_end_with_one_fixed_image_of_every_class():
+    labels = np.repeat(np.arange(4), [50, 30, 2, 1])
+    order = Bound(labels, global_batch=13)
+    assert len(order) == 8 * 13  # 79 others, nine a batch
+    for epoch in range(2):
+        batches = order.epoch(0, epoch).reshape(-1, 13)
+        assert (batches[:, 9:] == [0, 50, 80, 82]).all()
+        others = batches[:, :9].reshape(-1)
+        assert len(set(others)) == len(others) and not set(others) & {0, 50, 80, 82}
+    assert (order.epoch(0, 0) != order.epoch(0, 1)).any() and (order.epoch(0, 0) == order.epoch(0, 0)).all()
+
+
+@pytest.mark.parametrize("batch", [4, 100])
+def test_bound_batches_that_cannot_be(batch):
+    with pytest.raises(UserError, match=rf"--sampling.bind gives 4 places .* --train.global-batch of {batch}"):
+        Bound(np.repeat(np.arange(4), 20), batch)

@@ -61,6 +61,22 @@ def test_model_joins_encoder_and_head():
     assert model(torch.randn(3, 3, 16, 16)).shape == (3, 7)
 
 
+def test_relu_keeps_rows_in_the_non_negative_part_of_the_sphere():
+    z = build_head("mlp", 16, dim=5, relu=True)(torch.randn(50, 16))
+    assert (z >= 0).all() and (z == 0).any()
+    norms = z.norm(dim=1)
+    assert ((norms - 1).abs() < 1e-6).logical_or(norms == 0).all()
+
+
+def test_classifier_takes_the_place_of_the_head():
+    model = ContrastiveModel(ModelConfig("resnet18", width=0.25, small_images=True), classes=7)
+    views = torch.randn(3, 3, 16, 16)
+    logits = model(views)
+    expected = model.encoder(views) @ model.head.weight.T + model.head.bias
+    assert logits.shape == (3, 7) and torch.allclose(logits, expected, atol=1e-5)
+    assert model.to(torch.bfloat16).head(torch.randn(2, 128, dtype=torch.bfloat16)).dtype == torch.float32
+
+
 def test_unknown_names():
     with pytest.raises(UserError, match="resnet18"):
         build_encoder("vgg")
