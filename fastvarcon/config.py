@@ -158,6 +158,16 @@ class LossConfig:
     backend: Literal["auto", "closed", "reference", "triton"] = "auto"
     """closed: closed form in torch. reference: the paper's equations line by line. triton: one fused kernel, needs
     CUDA. auto: the fastest one. kcl, dhel, ssem and the like all have them; cross_entropy is torch's own."""
+    terms: Literal["both", "kl", "nll"] = "both"
+    """Terms of the loss (Eq. 7) that count; the paper has both. kl and nll are its ablations."""
+    leave_one_out: bool = False
+    """A row is no part of its own centroid. The reference code keeps it in, which flatters batches with few rows a
+    class."""
+    learn_eps: bool = False
+    """eps is learnt within [0, 0.8 tau1], beginning at --loss.eps, as in an early version of the reference code."""
+    prototype_momentum: float | None = None
+    """Centroids are running means over the steps with this momentum, for batches with few rows a class (0.9 remembers
+    ten steps). None: those of the batch alone, as in the paper."""
 
     @property
     def base(self) -> str:
@@ -299,6 +309,22 @@ class Config:
             (
                 loss.tau1 > loss.eps,
                 f"--loss.tau1 ({loss.tau1}) must be larger than --loss.eps ({loss.eps}): tau2 would not be positive",
+            ),
+            (
+                not loss.learn_eps or loss.eps <= 0.8 * loss.tau1,
+                f"--loss.learn-eps starts from --loss.eps ({loss.eps}), which must be at most 0.8 x --loss.tau1",
+            ),
+            (
+                not (loss.learn_eps and loss.detach_target),
+                "--loss.learn-eps learns through the target: not with --loss.detach-target",
+            ),
+            (
+                loss.prototype_momentum is None or 0 <= loss.prototype_momentum < 1,
+                f"--loss.prototype-momentum must lie in [0, 1), got {loss.prototype_momentum}",
+            ),
+            (
+                loss.prototype_momentum is None or not loss.leave_one_out,
+                "--loss.prototype-momentum holds rows of earlier steps: not with --loss.leave-one-out",
             ),
             (train.epochs >= 1, f"--train.epochs must be at least 1, got {train.epochs}"),
             (train.global_batch >= 1, f"--train.global-batch must be at least 1, got {train.global_batch}"),

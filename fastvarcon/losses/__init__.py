@@ -30,15 +30,33 @@ __all__ = [
     "varcon_stats",
 ]
 
+VARCON_SETTINGS = (
+    "tau1",
+    "eps",
+    "detach_centroids",
+    "detach_target",
+    "terms",
+    "leave_one_out",
+    "learn_eps",
+    "prototype_momentum",
+)
+
 
 def build_loss(
-    config: LossConfig, num_classes: int, group=None, *, num_views: int = 2, dim: int = 128
+    config: LossConfig,
+    num_classes: int,
+    group=None,
+    *,
+    num_views: int = 2,
+    dim: int = 128,
+    max_rows: int | None = None,
 ) -> torch.nn.Module:
     """The objective that `config` names, for the global batch of `group` (None: this process alone).
 
     Args:
         num_views: views of each image among the rows.
         dim: columns of z.
+        max_rows: the most rows of a global batch; ranks that share one exchange less if they know it.
 
     Raises:
         UserError: unknown name, or a loss that cannot work with these classes, views or columns.
@@ -47,8 +65,8 @@ def build_loss(
     pairs = {**shared, "num_views": num_views, "temperature": config.temperature}
     match config.base:
         case "varcon":
-            settings = {name: getattr(config, name) for name in ("tau1", "eps", "detach_centroids", "detach_target")}
-            loss: torch.nn.Module = VarConLoss(num_classes, **settings, **shared)
+            settings = {name: getattr(config, name) for name in VARCON_SETTINGS}
+            loss: torch.nn.Module = VarConLoss(num_classes, dim=dim, max_rows=max_rows, **settings, **shared)
         case "simclr":
             loss = ContrastiveLoss("simclr", **pairs)
         case "dcl":

@@ -32,9 +32,9 @@ class Prototypes(torch.nn.Module):
         """(v [1, C, D], seen [1, C] as 0 and 1) for class sums [P, C, D] and counts [P, C] of the global batch."""
         present = counts.sum(0) > 0
         u = F.normalize(sums.sum(0), dim=1)
-        old = self.mean.to(u.dtype)
-        moved = torch.where(self.seen[:, None], torch.lerp(u, old, self.momentum), u)
-        v, seen = torch.where(present[:, None], moved, old), self.seen | present
+        old, known = self.mean.to(u.dtype), self.seen.clone()
+        moved = torch.where(known[:, None], torch.lerp(u, old, self.momentum), u)
+        v, seen = torch.where(present[:, None], moved, old), known | present
         if self.training:
             self.mean.copy_(v.detach())
             self.seen.copy_(seen)

@@ -9,6 +9,8 @@ import torch.nn as nn
 
 from fastvarcon.config import TrainConfig
 
+CRITERION_LR = 1e-4
+
 
 def build_optimizer(model: nn.Module, train: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """One parameter group, weight decay on everything, as the reference code (spec/varcon.md 2.1)."""
@@ -19,6 +21,17 @@ def build_optimizer(model: nn.Module, train: TrainConfig, device: torch.device) 
         weight_decay=train.weight_decay,
         fused=device.type == "cuda",
     )
+
+
+def add_criterion(optimizer: torch.optim.Optimizer, criterion: nn.Module) -> None:
+    """Let the optimizer learn what the loss may learn, the width eps of its temperature, without weight decay.
+
+    The gradient by eps is of order 1 and its range 0.08: at the rate of the weights (momentum makes 0.5 five) it would
+    jump from end to end, so it takes CRITERION_LR of that.
+    """
+    parameters = list(criterion.parameters())
+    if parameters:
+        optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "lr_share": CRITERION_LR})
 
 
 def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
@@ -34,7 +47,7 @@ def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("lr_share", 1.0)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

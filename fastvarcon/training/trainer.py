@@ -36,7 +36,13 @@ from fastvarcon.training.checkpoint import load_checkpoint, save_checkpoint, sav
 from fastvarcon.training.data import RunData
 from fastvarcon.training.histograms import Histograms
 from fastvarcon.training.meters import Clock, Meter, gpu_memory
-from fastvarcon.training.optim import build_optimizer, learning_rate, restore_optimizer, set_learning_rate
+from fastvarcon.training.optim import (
+    add_criterion,
+    build_optimizer,
+    learning_rate,
+    restore_optimizer,
+    set_learning_rate,
+)
 from fastvarcon.training.profiling import StepProfiler
 from fastvarcon.training.trackers import require_packages, start_trackers
 from fastvarcon.training.tracking import Display, MetricsLog
@@ -78,21 +84,23 @@ class Run:
         if config.train.batch_norm == "sync" and self.group is not None:
             model = synchronise(model, accelerator.device, self.group)
         optimizer = build_optimizer(model, config.train, accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.views_per_step = config.train.global_batch * config.data.num_views
         self.criterion = build_loss(
             config.loss,
             len(data.classes),
             self.group,
             num_views=config.data.num_views,
             dim=config.model.head_dim,
+            max_rows=self.views_per_step,
         ).to(accelerator.device)
+        add_criterion(optimizer, self.criterion)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.monitor = None
         if config.monitor.nscl:
             views, backend = config.data.num_views, config.loss.backend
             self.monitor = NsclMonitor(len(data.classes), num_views=views, group=self.group, backend=backend)
         self.steps_per_epoch = len(data.train)
         self.total_steps = self.steps_per_epoch * config.train.epochs
-        self.views_per_step = config.train.global_batch * config.data.num_views
         self.step = self.epoch = 0  # done so far
         self.clock = Clock()
         self.histograms = Histograms(config.loss, accelerator.device, self.group)
@@ -243,6 +251,7 @@ class Run:
             "figures": self.epoch_figures,
             "model": model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "criterion": self.criterion.state_dict(),
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -264,6 +273,7 @@ class Run:
             )
         self._bare_model().load_state_dict(state["model"])
         restore_optimizer(self.optimizer, state["optimizer"])
+        self.criterion.load_state_dict(state.get("criterion", {}))  # of before it had a state: nothing to restore
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.epoch_figures = state["epoch"], state["step"], state["figures"]
