@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .varcon_tiles import cdiv, padded
+
 METHODS = ("auto", "onehot", "sorted", "atomic")
 FEW = 2**31  # N x C x D up to which the one-hot dot is quicker than the six launches of a sort
 PROGRAMS = 128  # about one for each multiprocessor
@@ -53,14 +55,14 @@ def splits_of(rows: int, dim: int, num_classes: int, method: str = "auto") -> in
     if _choose(rows, dim, num_classes, method) != "onehot":
         return 1
     block_c, block_d = _onehot_blocks(dim, num_classes)
-    programs = triton.cdiv(num_classes, block_c) * triton.cdiv(dim, block_d)
+    programs = cdiv(num_classes, block_c) * cdiv(dim, block_d)
     if programs <= 4:  # a handful of classes: their sums are small enough for many splits
-        return max(1, min(32, triton.cdiv(rows, 256)))
-    return max(1, min(8, PROGRAMS // programs, triton.cdiv(rows, 512)))
+        return max(1, min(32, cdiv(rows, 256)))
+    return max(1, min(8, PROGRAMS // programs, cdiv(rows, 512)))
 
 
 def _onehot_blocks(dim: int, num_classes: int) -> tuple[int, int]:
-    return 16 if num_classes <= 16 else 64, min(128, max(16, triton.next_power_of_2(dim)))
+    return 16 if num_classes <= 16 else 64, min(128, padded(dim))
 
 
 # ---- one-hot dot ---------------------------------------------------------------------------------------------------
@@ -69,11 +71,11 @@ def _onehot_blocks(dim: int, num_classes: int) -> tuple[int, int]:
 def _onehot(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     rows, dim = z.shape
     block_c, block_d = _onehot_blocks(dim, num_classes)
-    tiles = triton.cdiv(num_classes, block_c), triton.cdiv(dim, block_d)
+    tiles = cdiv(num_classes, block_c), cdiv(dim, block_d)
     splits = splits_of(rows, dim, num_classes, "onehot")
     sums = torch.empty((splits, num_classes, dim), dtype=torch.float32, device=z.device)
     counts = torch.empty((splits, num_classes), dtype=torch.int32, device=z.device)
-    step = triton.cdiv(triton.cdiv(rows, splits), PIECE.value) * PIECE.value
+    step = cdiv(cdiv(rows, splits), PIECE.value) * PIECE.value
     with torch.cuda.device_of(z):
         _onehot_sums[(*tiles, splits)](
             z, labels, sums, counts, rows, dim, num_classes, z.stride(0), step,
@@ -126,9 +128,9 @@ def _sorted(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor
     rows, dim = z.shape
     narrow = torch.int16 if num_classes < 2**15 else torch.int32  # a radix sort takes one pass for each byte
     keys, order = labels.to(narrow).sort(stable=True)
-    pieces = triton.cdiv(rows, PIECE.value)
-    block_d = min(128, max(16, triton.next_power_of_2(dim)))
-    slices = triton.cdiv(dim, block_d)
+    pieces = cdiv(rows, PIECE.value)
+    block_d = min(128, padded(dim))
+    slices = cdiv(dim, block_d)
     sums = torch.empty((1, num_classes, dim), dtype=torch.float32, device=z.device)
     counts = torch.empty((1, num_classes), dtype=torch.int32, device=z.device)
     ends = torch.empty((2, pieces, dim), dtype=torch.float32, device=z.device)
@@ -148,7 +150,7 @@ def _sorted(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor
                 num_warps=4,
                 enable_fp_fusion=True,
             )
-        _join_runs[(triton.cdiv(num_classes, 16), slices)](
+        _join_runs[(cdiv(num_classes, 16), slices)](
             keys,
             sums,
             ends,
@@ -233,9 +235,9 @@ def _atomic(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor
     counts = torch.zeros((1, num_classes), dtype=torch.int32, device=z.device)
     if rows:
         with torch.cuda.device_of(z):
-            _atomic_sums[(triton.cdiv(rows, 16),)](
+            _atomic_sums[(cdiv(rows, 16),)](
                 z, labels, sums, counts, rows, dim, num_classes, z.stride(0),
-                BLOCK_D=max(16, triton.next_power_of_2(dim)), num_warps=4, enable_fp_fusion=True,
+                BLOCK_D=padded(dim), num_warps=4, enable_fp_fusion=True,
             )  # fmt: skip
     return sums, counts
 

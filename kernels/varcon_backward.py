@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .varcon_finalise import Centroids
+from .varcon_tiles import cdiv
 
 
 def rows_backward(
@@ -27,7 +28,7 @@ def rows_backward(
         block_d = table.w.shape[1]
         block_m = max(1, 4096 // block_d)
         with torch.cuda.device_of(m):
-            _dz[(triton.cdiv(N, block_m),)](
+            _dz[(cdiv(N, block_m),)](
                 grad, labels, columns, m, table.w, table.wsum, dz,
                 N, D, grad.stride(0), table.parts.shape[1], table.w.shape[0], 1 / tau1,
                 OWN=own, BLOCK_M=block_m, BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,

@@ -21,7 +21,7 @@ from torch import Tensor
 from .varcon_chunked import _shape, chunk_rows, multiply, tile_of_cosines
 from .varcon_finalise import Centroids
 from .varcon_rows import LOG2E
-from .varcon_tiles import Tile, tile_for
+from .varcon_tiles import Tile, cdiv, tile_for
 
 SCALE = tl.constexpr(8.0)
 
@@ -42,7 +42,7 @@ def sums_backward(
         dw = make(grad, largest, z, labels, columns, table, tau1, own, precision)
         ds = torch.empty((num_classes, D), dtype=torch.float32, device=z.device)
         block_c = max(1, 2048 // block_d)
-        _project[(triton.cdiv(num_classes, block_c),)](
+        _project[(cdiv(num_classes, block_c),)](
             dw, table.w, table.inverse_norm, largest, ds, len(dw), num_classes, R, D, 1 / tau1,
             BLOCK_C=block_c, BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
@@ -53,8 +53,8 @@ def _streamed(tile: Tile, grad, largest, z, labels, columns, table, tau1, own, p
     N, D = z.shape
     R, block_d = table.w.shape
     tiles = R // tile.classes
-    splits = max(1, min(16, 128 // tiles, triton.cdiv(N, 512)))
-    step = triton.cdiv(triton.cdiv(N, splits), tile.rows) * tile.rows
+    splits = max(1, min(16, 128 // tiles, cdiv(N, 512)))
+    step = cdiv(cdiv(N, splits), tile.rows) * tile.rows
     dw = torch.empty((splits, R, block_d), dtype=torch.float32, device=z.device)
     _dw[(tiles, splits)](
         grad, largest, z, labels, columns, table.w, table.bias, dw, N, D, R, grad.stride(0), z.stride(0), step,
@@ -128,7 +128,7 @@ def _chunked(grad, largest, z, labels, columns, table, tau1, own, precision) -> 
     for first in range(0, N, chunk):
         n = min(chunk, N - first)
         rows = slice(first, first + n)
-        _t[(triton.cdiv(n, 128), R // 128)](
+        _t[(cdiv(n, 128), R // 128)](
             grad[rows], largest, z, labels, columns, table.w, table.bias, t, first, n, N, D, R, grad.stride(0),
             z.stride(0), LOG2E.value / tau1, OWN=own, **_shape(block_d, precision),
         )  # fmt: skip

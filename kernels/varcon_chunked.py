@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .varcon_finalise import Centroids, limit_of, total_of
 from .varcon_rows import COLUMNS, LOG2E, bounded, finish_classes, finish_rows, reference_level
+from .varcon_tiles import cdiv
 
 CHUNK_BYTES = 24 * 2**20  # half of an H200's L2 cache
 BLOCK = tl.constexpr(128)  # rows and classes of a tile of E
@@ -44,7 +45,7 @@ def rows_chunked(
     with torch.cuda.device_of(z):
         for first in range(0, max(N, 1), chunk):
             n = min(chunk, N - first)
-            grid = (max(1, triton.cdiv(n, BLOCK.value)), R // BLOCK.value)
+            grid = (max(1, cdiv(n, BLOCK.value)), R // BLOCK.value)
             shared = (z, labels, table.w, table.bias, table.parts, sums, first, n, chunk, D, num_classes, z.stride(0))
             scales = (programs, LOG2E.value / tau1, level)
             ref = None
@@ -54,7 +55,7 @@ def rows_chunked(
                 ref = torch.where(best.isneginf(), 0, best)
             _scores[grid](*shared, e, ref, *scales, **_shape(block_d, precision))
             product = multiply(e[:n], table.w) if with_gradient else None
-            _finish[(max(1, triton.cdiv(n, block_m)),)](
+            _finish[(max(1, cdiv(n, block_m)),)](
                 z, labels, own, eps, eps_at, table.w, table.wsum, table.parts, sums, ref, product, columns, m,
                 inverse_rows, first, n, chunk, N, D, num_classes, z.stride(0), R // BLOCK.value, *scales,
                 tau1, kl, nll, adapt, BLOCK_M=block_m, BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,
@@ -65,7 +66,7 @@ def rows_chunked(
 def chunk_rows(rows: int, classes: int, dtype: torch.dtype) -> int:
     """Rows of a chunk: whole tiles, as many as CHUNK_BYTES hold and as there are."""
     fitting = CHUNK_BYTES // (classes * dtype.itemsize) // BLOCK.value
-    return max(1, min(fitting, triton.cdiv(rows, BLOCK.value))) * BLOCK.value
+    return max(1, min(fitting, cdiv(rows, BLOCK.value))) * BLOCK.value
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:

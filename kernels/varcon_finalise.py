@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .varcon_tiles import ROW_MULTIPLE, padded
+from .varcon_tiles import ROW_MULTIPLE, cdiv, padded
 
 PARTS = tl.constexpr(128)
 ELEMENTS = 2048  # of the table that a program holds at once
@@ -38,8 +38,8 @@ class Centroids(NamedTuple):
 
 
 def empty_centroids(num_classes: int, dim: int, dtype: torch.dtype, device: torch.device) -> Centroids:
-    rows, block_d = triton.cdiv(num_classes, ROW_MULTIPLE) * ROW_MULTIPLE, padded(dim)
-    programs = triton.cdiv(triton.cdiv(rows, _classes_at_once(block_d)), _tiles_each(rows, block_d))
+    rows, block_d = cdiv(num_classes, ROW_MULTIPLE) * ROW_MULTIPLE, padded(dim)
+    programs = cdiv(cdiv(rows, _classes_at_once(block_d)), _tiles_each(rows, block_d))
     return Centroids(
         torch.empty((rows, block_d), dtype=dtype, device=device),
         torch.empty(rows, dtype=torch.float32, device=device),
@@ -54,7 +54,7 @@ def _classes_at_once(block_d: int) -> int:
 
 
 def _tiles_each(rows: int, block_d: int) -> int:
-    return triton.cdiv(triton.cdiv(rows, _classes_at_once(block_d)), PARTS.value)
+    return cdiv(cdiv(rows, _classes_at_once(block_d)), PARTS.value)
 
 
 def finalise(sums: Tensor, counts: Tensor, dtype: torch.dtype) -> Centroids:

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .varcon_finalise import Centroids, limit_of, total_of
-from .varcon_tiles import Tile
+from .varcon_tiles import Tile, cdiv
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -53,7 +53,7 @@ def rows_forward(
     m = torch.empty((N, D), dtype=dtype, device=z.device) if with_gradient else None
     inverse_rows = torch.empty(1, dtype=torch.float32, device=z.device)
     with torch.cuda.device_of(z):
-        _rows[(max(1, triton.cdiv(N, tile.rows)),)](
+        _rows[(max(1, cdiv(N, tile.rows)),)](
             z, labels, own, eps, eps_at, table.w, table.bias, table.wsum, table.parts, columns, m, inverse_rows,
             N, D, num_classes, z.stride(0), table.parts.shape[1],
             LOG2E.value / tau1, reference_level(tau1, dtype), tau1, kl, nll, adapt,

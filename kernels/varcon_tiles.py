@@ -66,9 +66,14 @@ def capability() -> int:
     return 90 if INTERPRETED else triton.runtime.driver.active.get_current_target().arch
 
 
+def cdiv(number: int, by: int) -> int:
+    """Rounded up. Triton's own is meant for kernels, and slow on the host."""
+    return -(-number // by)
+
+
 def padded(dim: int) -> int:
     """D as the kernels see it: a power of two that a tensor core takes."""
-    return max(16, triton.next_power_of_2(dim))
+    return max(16, 1 << (dim - 1).bit_length())
 
 
 def tile_for(kernel: str, dim: int, dtype: torch.dtype) -> Tile | None:
@@ -78,7 +83,7 @@ def tile_for(kernel: str, dim: int, dtype: torch.dtype) -> Tile | None:
 
 def too_few_rows(rows: int, classes: int, dim: int, tile: Tile) -> bool:
     """The one-pass kernel would leave most multiprocessors idle for long: there the chunked way has more programs."""
-    return triton.cdiv(rows, tile.rows) * 2 < MULTIPROCESSORS and classes * dim >= LONG_PASS
+    return cdiv(rows, tile.rows) * 2 < MULTIPROCESSORS and classes * dim >= LONG_PASS
 
 
 # ---- opt-in measurement --------------------------------------------------------------------------------------------

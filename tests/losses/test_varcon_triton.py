@@ -67,7 +67,8 @@ def assert_as_good_as_torch(z, labels, classes, *, tau1=0.1, eps=0.02, **options
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Long rows for the chunked way without their cost: no one-pass tile, and chunks of one tile of rows."""
-    monkeypatch.setattr(varcon_tiles, "TABLES", {90: {}})
+    monkeypatch.setattr(varcon_tiles, "TABLES", {})
+    monkeypatch.setattr(varcon_tiles, "CONSUMER", {})
     monkeypatch.setattr(varcon_chunked, "CHUNK_BYTES", 1)
 
 
@@ -235,3 +236,98 @@ def test_triton_without_cuda_says_so(run_python):
     )
     done = run_python("-c", code, TRITON_INTERPRET="0", CUDA_VISIBLE_DEVICES="")
     assert "needs rows on a CUDA device: move them there, or take backend 'closed'" in done.stderr
+
+
+# ---- on a GPU ------------------------------------------------------------------------------------------------------
+
+SIZES = [(8192, 128, 1000), (1024, 512, 5000), (2048, 256, 100), (512, 1024, 3000)]
+
+
+def step(z, labels, classes, **options) -> torch.Tensor:
+    """Loss and gradient of the mean, in one row."""
+    z = z.detach().requires_grad_()
+    loss = varcon_loss(z, labels, classes, backend="triton", **options)
+    loss.backward()
+    return torch.cat([loss.detach().reshape(1), z.grad.float().flatten()])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("collapsed", [False, True])
+@pytest.mark.parametrize("detach_centroids", [True, False])
+def test_gpu_error_is_that_of_torch(size, dtype, collapsed, detach_centroids):
+    rows, dim, classes = size
+    z, labels = batch(rows, dim, classes, dtype, collapsed)
+    assert_as_good_as_torch(z, labels, classes, detach_centroids=detach_centroids)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [*SIZES, (65536, 512, 22000)], ids=str)
+@pytest.mark.parametrize("detach_centroids", [True, False])
+def test_gpu_repeats_to_the_bit_and_waits_for_nothing(size, detach_centroids):
+    rows, dim, classes = size
+    z, labels = batch(rows, dim, classes, torch.bfloat16, collapsed=False)
+    first = step(z, labels, classes, detach_centroids=detach_centroids)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        second = step(z, labels, classes, detach_centroids=detach_centroids)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(first, second)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"detach_centroids": False}, {"class_sums": "sorted"}], ids=str)
+def test_gpu_graph(options):
+    """Captured once, replayed on other rows and labels."""
+    z, labels = batch(512, 128, 300, torch.bfloat16, collapsed=False)
+    static_z, static_labels = z.clone(), labels.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step(static_z, static_labels, 300, **options)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(static_z, static_labels, 300, **options)
+    static_z.copy_(z.flip(0))
+    static_labels.copy_(labels.roll(7))
+    graph.replay()
+    assert torch.equal(captured, step(z.flip(0), labels.roll(7), 300, **options))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"detach_centroids": False}], ids=str)
+def test_gpu_compiled_by_inductor(options):
+    z, labels = batch(512, 128, 300, torch.bfloat16, collapsed=False)
+    compiled = torch.compile(lambda x: varcon_loss(x, labels, 300, backend="triton", **options), fullgraph=True)
+    x = z.clone().requires_grad_()
+    compiled(x).backward()
+    assert torch.equal(x.grad.float().flatten(), step(z, labels, 300, **options)[1:])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("size", "budget"), [((8192, 128, 1000), 8e6), ((65536, 512, 22000), 400e6)])
+def test_gpu_memory(size, budget):
+    rows, dim, classes = size
+    z, labels = batch(rows, dim, classes, torch.bfloat16, collapsed=False)
+    z.requires_grad_()
+    varcon_loss(z, labels, classes).backward()
+    z.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    varcon_loss(z, labels, classes).backward()
+    assert torch.cuda.max_memory_allocated() - before <= budget
+
+
+@pytest.mark.gpu
+def test_gpu_offsets_beyond_32_bits():
+    """N x D > 2^31: the last rows are those of a small batch of their own."""
+    rows, dim = 2**31 // 512 + 64, 512
+    z = torch.zeros(rows, dim, dtype=torch.bfloat16, device=DEVICE)
+    labels = torch.full((rows,), -1, device=DEVICE)
+    z[-100:], labels[-100:] = batch(100, dim, 9, torch.bfloat16, collapsed=False)
+    ours, alone = step(z, labels, 9), step(z[-100:], labels[-100:], 9)
+    assert torch.allclose(ours[0], alone[0], rtol=1e-6) and torch.allclose(ours[-51200:], alone[1:], atol=1e-7)

@@ -26,8 +26,8 @@ def test_a_resumed_run_learns_on_where_it_was(run_python, digits, tmp_path):
     def train(out) -> dict:
         flags = (
             "--train.epochs 2 --train.save-every 1 --train.val-every 0 --train.global-batch 256 "
-            "--train.warmup-epochs 0 --train.device cpu --train.threads 1 --model.width 0.125 --data.size 8 --data.eval-resize 8 "
-            "--loss.learn-eps --loss.prototype-momentum 0.5"
+            "--train.warmup-epochs 0 --train.device cpu --train.threads 1 --model.width 0.125 "
+            "--data.size 8 --data.eval-resize 8 --loss.learn-eps --loss.prototype-momentum 0.5"
         )
         files = ("--data.train", digits[0], "--data.val", digits[1], "--out", out)
         done = run_python("recipes/digits.py", *files, *flags.split())
