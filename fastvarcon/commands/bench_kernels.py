@@ -15,7 +15,7 @@ from tyro.conf import arg
 from fastvarcon.errors import UserError
 from fastvarcon.machine import available_cores
 
-FILE_WIDTH = 130  # of a table that goes to a file or a pipe
+FILE_WIDTH = 140  # of a table that goes to a file or a pipe
 HEADLINES = ("8192x128x1000", "65536x512x22000")
 SHAPES = {
     "cpu": ("1024x128x1000", HEADLINES[0]),
@@ -145,8 +145,8 @@ def _varcon(
 
     jobs = [Job(*size, dtype, device, workers) for size in sizes]
     check_memory(jobs)
-    columns = ["", "wall ms", "device ms", "x refer-\nence", "peak\nMB", "of refer-\nence"]
-    columns += [f"{what} error\n{regime}" for regime in REGIMES for what in ("loss", "gradient")]
+    columns = ["", "wall\nms", "device\nms", "x refer-\nence", "peak\nMB", "of refer-\nence"]
+    columns += [f"{what} err.\n{regime}" for regime in REGIMES for what in ("loss", "grad.")]
     rows = []
     for job in jobs:
         rows += (measured := bench_varcon(job, **common))
@@ -174,7 +174,7 @@ def print_table(title: str, columns: Sequence[str], lines: list[tuple[str, ...]]
 
     table = Table(title=title)
     for column in columns:
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for line in lines:
         if len(line) > 2:
             table.add_row(*line)

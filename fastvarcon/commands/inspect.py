@@ -66,12 +66,13 @@ def _draw(path: Path, views: int, policy: str, size: int | None, seed: int, out:
         raise UserError(f"the folder {out.parent} does not exist: make it first")
     if out.suffix.lower() != ".png":
         raise UserError(f"--out must name a .png file, got {out}")
-    from fastvarcon.data.augment import find_policy
+    from fastvarcon.data.augment import EVAL, find_policy
     from fastvarcon.data.backends import open_backend
     from fastvarcon.machine import available_cores
     from fastvarcon.reporting.contact_sheet import contact_sheet
 
-    find_policy(policy)
+    if policy != EVAL:
+        find_policy(policy)
     images = open_backend("cpu", path, available_cores())
     try:
         sheet = contact_sheet(images, path.name, count=views, policy=policy, size=size, seed=seed)

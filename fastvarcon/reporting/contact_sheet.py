@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fastvarcon import kernels
 from fastvarcon.config import DataConfig
-from fastvarcon.data.augment import NO_SOLARIZE, ViewTable, view_params
+from fastvarcon.data.augment import NO_SOLARIZE, ViewTable, view_table
 from fastvarcon.data.backends import Backend
 from fastvarcon.errors import UserError
+from fastvarcon.kernels.operations import OPERATIONS
 
 VIEWS = 2
 CELL = 192, 256  # least and largest side of a shown picture, pixels
@@ -41,8 +42,9 @@ def contact_sheet(images: Backend, title: str, *, count: int, policy: str, size:
     heights, widths = batch.height.numpy(), batch.width.numpy()
     side = int(np.median(np.minimum(heights, widths)))
     size = size or (DataConfig.size if 2 * side >= DataConfig.size else side)
-    tables = [view_params(policy, seed, 0, ids, view, heights=heights, widths=widths) for view in range(VIEWS)]
-    made = kernels.views(batch, ViewTable.cat(tables), size=size, mean=DataConfig.mean, std=DataConfig.std)
+    resize = round(size * DataConfig.eval_resize / DataConfig.size)
+    table = view_table(policy, seed, 0, ids, VIEWS, heights=heights, widths=widths, resize=resize, size=size)
+    made = kernels.views(batch, table, size=size, mean=DataConfig.mean, std=DataConfig.std)
     views = _pixels(made).reshape(VIEWS, count, size, size, 3)
 
     names = [images.classes[label] if label >= 0 else "unlabelled" for label in images.labels[ids]]
@@ -60,14 +62,14 @@ def contact_sheet(images: Backend, title: str, *, count: int, policy: str, size:
         top = 2 * MARGIN + i // columns * (block[1] + MARGIN)
         place = f"image {ids[i]}, {widths[i]} x {heights[i]}"
         _caption(draw, left, top, block[0], names[i], place)
-        boxes = [table.box[i].tolist() for table in tables]
+        boxes = table.box[i::count].tolist()
         _paste(sheet, _framed(batch.image(i).numpy(), boxes, cell), left, top + LINE, cell)
         for view in range(VIEWS):
             left += cell + GAP
             _paste(sheet, _fit(views[view, i], cell), left, top + LINE, cell)
             base = top + LINE + cell
             draw.rectangle((left, base, left + cell - 1, base + 2), COLOURS[view])
-            deeds = _deeds(tables[view], i, heights[i] * widths[i])
+            deeds = _deeds(table, view * count + i, heights[i] * widths[i])
             draw.text((left, base + 5), _shortened(deeds, _font(11), cell), FAINT, _font(11))
     return sheet
 
@@ -95,6 +97,7 @@ def _deeds(table: ViewTable, row: int, area: int) -> str:
     done = {
         "flip": bool(table.flip[row]),
         "colour": factors != [1, 1, 1] or bool(table.hue[row] != 0),
+        **{OPERATIONS[op]: op > 0 for op in table.ops[row].tolist()},
         "grey": bool(table.gray[row]),
         "blur": bool(table.blur_sigma[row] > 0),
         "solarize": bool(table.solarize[row] < NO_SOLARIZE),

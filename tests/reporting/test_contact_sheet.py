@@ -51,6 +51,17 @@ def test_layout(digits, count, shape):
     assert sheet.size == (sides[0], sides[1] + MARGIN)
 
 
+@pytest.mark.parametrize(("policy", "words"), [("eval", "crop 75%"), ("randaugment", "Posterize"), ("simclr", "blur")])
+def test_what_was_done_is_said(monkeypatch, digits, policy, words):
+    said = []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda draw, at, text, *style: said.append(text))
+    images = open_backend("cpu", digits[1])
+    contact_sheet(images, "digits", count=30, policy=policy, size=32, seed=0)
+    images.close()
+    assert any(words in text for text in said) and not any("Identity" in text for text in said)
+    assert any(text.startswith("image ") and text.endswith(", 8 x 8") for text in said)
+
+
 def test_command_writes_a_picture(run_python, image_folder, tmp_path):
     file, out = tmp_path / "a.beton", tmp_path / "sheet.png"
     assert run_python("-m", "fastvarcon.cli", "convert", image_folder, file).returncode == 0
