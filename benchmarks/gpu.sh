@@ -64,8 +64,8 @@ step() {  # views trained on per second: ResNet-50 at 224 px in bf16, next to th
     [ -d "${PHOTOS:-}" ] || { echo "left out: set PHOTOS to a folder with CLASS/*.jpg"; return 0; }
     photos && "$PYTHON" -m fastvarcon.cli bench step --recipe recipes/imagenet_r50.py --images "$PHOTOS" \
         --data.train "$work/photos.beton" --train.device "$DEVICE" --train.global-batch "${STEP_BATCH:-128}" \
-        --rounds 3 --seconds 4 --csv "$OUT/step.csv" --plot "$OUT/step.png" &&
-        "$PYTHON" -m fastvarcon.cli doctor --recipe recipes/imagenet_r50.py --seconds 12 \
+        --rounds 2 --seconds 4 --csv "$OUT/step.csv" --plot "$OUT/step.png" &&
+        "$PYTHON" -m fastvarcon.cli doctor --recipe recipes/imagenet_r50.py --seconds 8 \
             --data.train "$work/photos.beton" --train.device "$DEVICE" --train.global-batch "${STEP_BATCH:-128}"
 }
 
