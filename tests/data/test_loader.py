@@ -1,5 +1,6 @@
 """The stream of batches: reproducible, resumable, the same for every world size, and clean when left early."""
 
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastvarcon.data.augment import POLICIES
 from fastvarcon.data.backends import open_backend
 from fastvarcon.data.loader import Loader, ViewSpec
 from fastvarcon.data.sampling import BlockShuffle
@@ -48,6 +50,17 @@ def test_shapes_and_order(backend):
         assert views.shape == (8, 3, 12, 12) and views.is_contiguous(memory_format=torch.channels_last)
         assert labels.tolist() == backend.labels[ids.numpy()].tolist()
     assert len({int(i) for _, _, ids in batches for i in ids}) == 12
+
+
+def test_every_policy_and_interpolation_by_name(backend):
+    def first(**options) -> torch.Tensor:
+        return epoch(Loader(backend, dataclasses.replace(SPEC, **options), global_batch=15))[0][0]
+
+    for policy in (*POLICIES, "eval"):
+        assert first(policy=policy).isfinite().all(), policy
+    views = first(policy="eval")
+    assert torch.equal(views[:15], views[15:]), "nothing of evaluation is random"
+    assert not torch.equal(first(interpolation="bicubic"), first())
 
 
 def test_same_seed_same_stream_whatever_the_threads(backend, image_folder):

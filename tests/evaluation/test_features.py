@@ -42,11 +42,12 @@ def test_second_call_reads_the_cache_and_changes_miss_it(backend, image_folder, 
     monkeypatch.setattr(features, "extract", lambda *args: calls.append(1) or real(*args))
     assert torch.equal(get(backend, encoder, tmp_path).x, first.x) and not calls
     get(backend, encoder, tmp_path, data=dataclasses.replace(DATA, eval_resize=20))
+    get(backend, encoder, tmp_path, data=dataclasses.replace(DATA, interpolation="bicubic"))
     (image_folder / "ant" / "0.jpg").touch()
     get(backend, encoder, tmp_path)
-    assert len(calls) == 2 and len(list(tmp_path.glob("a-*.safetensors"))) == 3
+    assert len(calls) == 3 and len(list(tmp_path.glob("a-*.safetensors"))) == 4
     get(backend, encoder, tmp_path, name="other encoder")
-    assert len(calls) == 3 and not list(tmp_path.glob("a-*.safetensors")), "features of an earlier encoder go"
+    assert len(calls) == 4 and not list(tmp_path.glob("a-*.safetensors")), "features of an earlier encoder go"
 
 
 def test_torn_cache_is_made_again(backend, tmp_path):
