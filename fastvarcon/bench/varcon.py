@@ -121,22 +121,38 @@ def loss_and_gradient(loss: Loss, z: Tensor, labels: Tensor, num_classes: int) -
     return value.detach(), torch.autograd.grad(value, z)[0]
 
 
-def check_memory(jobs: list[Job]) -> None:
+@dataclass(frozen=True)
+class Subject:
+    """A loss that is measured."""
+
+    title: str
+    forms: Callable[[str], dict[str, Form]]
+    """Competitors by name, for a device; BASELINE is one of them."""
+    truth: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+    """Mean loss and gradient in float64."""
+    bound_ms: Callable[[Job], float]
+    bound_label: str
+    similarities: Callable[[Job], int]
+    """Elements of the matrix that the reference makes again and again."""
+
+
+def check_memory(subject: Subject, jobs: list[Job]) -> None:
     """Before hours of measuring: on the CPU a process that takes too much is killed, and maybe another one with it.
 
     Raises:
-        UserError: the logits of the reference would not fit.
+        UserError: the similarities of the reference would not fit.
     """
     free = available_memory()
     for job in jobs:
-        need = 4 * REFERENCE_TENSORS * job.rows * job.classes
+        need = 4 * REFERENCE_TENSORS * subject.similarities(job)
         if job.device == "cpu" and need > 0.8 * free:
             raise UserError(
                 f"{job.name} takes {need / 1e9:,.0f} GB, {free / 1e9:,.0f} are free: choose less in --shapes"
             )
 
 
-def bench_varcon(
+def bench_loss(
+    subject: Subject,
     job: Job,
     *,
     rounds: int,
@@ -152,13 +168,13 @@ def bench_varcon(
     torch.compiler.reset()  # or a second shape would get code for all shapes
     chosen = {
         name: form
-        for name, form in forms(job.device).items()
+        for name, form in subject.forms(job.device).items()
         if name == BASELINE or not only or any(part in name for part in only)
     }
     truths, memory, errors, failures = {}, {}, {}, {}
     for regime in REGIMES:
         on_step(f"{job.name}: the truth in float64, {regime}")
-        truths[regime] = baselines.truth(*job.data(regime), job.classes)
+        truths[regime] = subject.truth(*job.data(regime), job.classes)
     for name, form in chosen.items():
         on_step(f"{job.name}: {name}: memory and error")
         try:
@@ -182,7 +198,7 @@ def bench_varcon(
         "dtype": job.dtype,
         "rounds": rounds,
         "threads": job.threads if job.device == "cpu" else "",
-        "bound_ms": float(f"{bound_ms(job):.4g}") if job.device == "cuda" else "",
+        "bound_ms": float(f"{subject.bound_ms(job):.4g}") if job.device == "cuda" else "",
         "machine": machine(),
         "driver": driver(),
         "versions": versions(),
@@ -251,3 +267,13 @@ def verdict(rows: list[dict]) -> list[str]:
                 f"{row['memory_ratio']:.2f} of its peak memory ({row['peak_extra_mb']:.1f} MB)"
             )
     return lines
+
+
+VARCON = Subject(
+    "VarCon",
+    forms,
+    baselines.truth,
+    bound_ms,
+    "bound on an H200: 4NCD at 790 TFLOP/s, 4.3 TB/s",
+    similarities=lambda job: job.rows * job.classes,
+)

@@ -1,4 +1,4 @@
-"""The picture of `fastvarcon bench kernels --varcon`: time and memory against the number of rows."""
+"""The picture of `fastvarcon bench kernels --varcon` or `--contrastive`: time and memory against the number of rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fastvarcon.bench.varcon import Job, bound_ms
+from fastvarcon.bench.varcon import VARCON, Job, Subject
 from fastvarcon.reporting.plots import STYLE
 
 QUANTITIES = {"wall_ms": "wall time, ms", "device_ms": "device time, ms", "peak_extra_mb": "peak extra memory, MB"}
@@ -18,8 +18,8 @@ THEIRS = ("#777777", "#d9730d", "#2a8a4a", "#b8336a", "#8a6d3b", "#7a5cc0")
 POINTS = 200  # of the roofline
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """A column per (D, C), a line per competitor; on a GPU with the bound of 4 N C D flops on an H200."""
+def draw(rows: list[dict], path: Path, subject: Subject = VARCON) -> None:
+    """A column per (D, C), a line per competitor; on a GPU with the bound of an H200."""
     shown = [row for row in rows if "failure" not in row]
     columns = sorted({(row["dim"], row["classes"]) for row in shown})
     quantities = {name: label for name, label in QUANTITIES.items() if any(row.get(name) for row in shown)}
@@ -33,13 +33,15 @@ def draw(rows: list[dict], path: Path) -> None:
                 of_shape = [row for row in shown if (row["dim"], row["classes"]) == (dim, classes)]
                 _lines(axes, of_shape, name, competitors)
                 if name == "device_ms":
-                    _roofline(axes, of_shape)
+                    _roofline(axes, of_shape, subject)
                 axes.set_title(f"D = {dim}, C = {classes:,}" if line == 0 else "", fontsize=10)
                 axes.set_ylabel(label if column == 0 else "")
                 axes.set_xlabel("rows N" if line == len(quantities) - 1 else "")
         handles, labels = grid[min(1, len(quantities) - 1)][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-        figure.suptitle(f"VarCon, forward and backward, {shown[0]['dtype']}: {shown[0]['machine']}", fontsize=9)
+        figure.suptitle(
+            f"{subject.title}, forward and backward, {shown[0]['dtype']}: {shown[0]['machine']}", fontsize=9
+        )
         figure.savefig(path, dpi=130)
 
 
@@ -62,10 +64,10 @@ def _lines(axes: Axes, rows: list[dict], name: str, competitors: list[str]) -> N
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
 
 
-def _roofline(axes: Axes, rows: list[dict]) -> None:
+def _roofline(axes: Axes, rows: list[dict], subject: Subject) -> None:
     low, high = min(row["rows"] for row in rows), max(row["rows"] for row in rows)
     xs = [low * (high / low) ** (i / POINTS) for i in range(POINTS + 1)] if high > low else [0.8 * low, 1.25 * low]
     first = rows[0]
     jobs = [Job(x, first["dim"], first["classes"], first["dtype"], "cuda", 0) for x in xs]
-    label = "bound on an H200: 4NCD at 790 TFLOP/s, 4.3 TB/s"
-    axes.plot(xs, [bound_ms(job) for job in jobs], color="black", linewidth=1, linestyle=":", label=label)
+    bounds = [subject.bound_ms(job) for job in jobs]
+    axes.plot(xs, bounds, color="black", linewidth=1, linestyle=":", label=subject.bound_label)

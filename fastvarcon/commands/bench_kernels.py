@@ -22,10 +22,15 @@ SHAPES = {
     "cuda": ("1024x128x1000", HEADLINES[0], "65536x128x1000", "8192x512x22000", HEADLINES[1]),
 }
 
+PAIR_SHAPES = {"cpu": ("2048x128x100", "8192x128x100"), "cuda": ("4096x128x100", "16384x128x100", "16384x512x1000")}
+
 
 def kernels(
     views: Annotated[bool, arg(help="Measure augmentation: SimAugment views per second.")] = False,
     varcon: Annotated[bool, arg(help="Measure the VarCon loss: time, memory and error, forward and backward.")] = False,
+    contrastive: Annotated[
+        bool, arg(help="Measure SupCon, for the family of contrastive losses, in the same way.")
+    ] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto takes CUDA where there is one.")] = "auto",
     rounds: Annotated[int, arg(help="Measurements of each competitor, taken in turn.")] = 5,
     seconds: Annotated[
@@ -44,33 +49,33 @@ def kernels(
         tuple[str, ...],
         arg(
             metavar="NxDxC",
-            help="--varcon: rows, width, classes. Of a grid, in bash: {1024,8192,65536}x{128,512}x{10,1000,22000}. "
-            "Default: up to 8192x128x1000 on the CPU, 65536x512x22000 on a GPU.",
+            help="--varcon, --contrastive: rows, width, classes. Of a grid, in bash: "
+            "{1024,8192,65536}x{128,512}x{10,1000,22000}. Default: a few, up to 65536x512x22000 for --varcon on a GPU.",
         ),
     ] = (),
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        arg(help="--varcon: of the rows. auto: float32 on the CPU, bfloat16 on a GPU."),
+        arg(help="--varcon, --contrastive: of the rows. auto: float32 on the CPU, bfloat16 on a GPU."),
     ] = "auto",
     csv: Annotated[Path | None, arg(help="Table to which rows are added; default kernels_NAME.csv.")] = None,
     plot: Annotated[Path | None, arg(help="Chart to write; default kernels_NAME.png.")] = None,
 ) -> None:
-    """Ours against torchvision, kornia and DALI (--views), or against what torch offers for the loss (--varcon)."""
-    if views == varcon:
-        raise UserError("say what to measure: --views or --varcon")
+    """Ours against torchvision, kornia and DALI (--views), or against what torch offers for a loss (the others)."""
+    if views + varcon + contrastive != 1:
+        raise UserError("say what to measure: --views or --varcon or --contrastive")
     for flag, value, least in (("rounds", rounds, 1), ("workers", workers, 0), *(("batch", n, 1) for n in batch)):
         if value < least:
             raise UserError(f"--{flag} must be at least {least}, got {value}")
     if seconds is not None and not 0 < seconds <= 3600:
         raise UserError(f"--seconds must lie between 0 and 3600, got {seconds}")
-    if dtype != "auto" and not varcon:
-        raise UserError("--dtype is for --varcon: leave it out")
-    if shapes and not varcon:
-        raise UserError("--shapes is for --varcon: leave it out")
-    if batch and (varcon or len(batch) != 2):
+    if dtype != "auto" and views:
+        raise UserError("--dtype is for --varcon and --contrastive: leave it out")
+    if shapes and views:
+        raise UserError("--shapes is for --varcon and --contrastive: leave it out")
+    if batch and (not views or len(batch) != 2):
         raise UserError("--batch wants two numbers, for 224 px and for 32 px, with --views")
     sizes = [_shape(text) for text in shapes]
-    name = "views" if views else "varcon"
+    name = "views" if views else "varcon" if varcon else "contrastive"
     csv, plot = csv or Path(f"kernels_{name}.csv"), plot or Path(f"kernels_{name}.png")
     for path in (csv, plot):
         if not path.parent.is_dir():
@@ -94,9 +99,9 @@ def kernels(
     if views:
         _views(device, batch, workers, common, csv, plot)
     else:
-        shown = sizes or [_shape(text) for text in SHAPES[device]]
+        shown = sizes or [_shape(text) for text in (SHAPES if varcon else PAIR_SHAPES)[device]]
         dtype = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
-        _varcon(shown, dtype, device, workers, common, csv, plot)
+        _loss(name, shown, dtype, device, workers, common, csv, plot)
     print(f"{csv}\n{plot}")
 
 
@@ -136,20 +141,29 @@ def _views(device: str, batch: tuple[int, ...], workers: int, common: dict, csv:
     draw(rows, plot)
 
 
-def _varcon(
-    sizes: list[tuple[int, int, int]], dtype: str, device: str, workers: int, common: dict, csv: Path, plot: Path
+def _loss(
+    name: str,
+    sizes: list[tuple[int, int, int]],
+    dtype: str,
+    device: str,
+    workers: int,
+    common: dict,
+    csv: Path,
+    plot: Path,
 ) -> None:
+    from fastvarcon.bench.contrastive import CONTRASTIVE
     from fastvarcon.bench.rows import append_rows
-    from fastvarcon.bench.varcon import COLUMNS, REGIMES, Job, bench_varcon, bound_ms, check_memory, verdict
+    from fastvarcon.bench.varcon import COLUMNS, REGIMES, VARCON, Job, bench_loss, check_memory, verdict
     from fastvarcon.bench.varcon_chart import draw
 
     jobs = [Job(*size, dtype, device, workers) for size in sizes]
-    check_memory(jobs)
+    subject = VARCON if name == "varcon" else CONTRASTIVE
+    check_memory(subject, jobs)
     columns = ["", "wall\nms", "device\nms", "x refer-\nence", "peak\nMB", "of refer-\nence"]
     columns += [f"{what} err.\n{regime}" for regime in REGIMES for what in ("loss", "grad.")]
     rows = []
     for job in jobs:
-        rows += (measured := bench_varcon(job, **common))
+        rows += (measured := bench_loss(subject, job, **common))
         append_rows(measured, csv, COLUMNS)
         lines = []
         for row in measured:
@@ -161,10 +175,10 @@ def _varcon(
             figures = f"{row['wall_ms']:g}", on_device, speedup, f"{row['peak_extra_mb']:.1f}", memory
             wrong = [row[f"{what}_error_{regime}"] for regime in REGIMES for what in ("loss", "gradient")]
             lines.append((row["competitor"], *figures, *wrong))
-        bound = f", bound of an H200 {bound_ms(job):.3g} ms" if device == "cuda" else ""
+        bound = f", bound of an H200 {subject.bound_ms(job):.3g} ms" if device == "cuda" else ""
         print_table(f"{job.name}, {dtype}{bound}", columns, lines)
     print("\n".join(verdict(rows)))
-    draw(rows, plot)
+    draw(rows, plot, subject)
 
 
 def print_table(title: str, columns: Sequence[str], lines: list[tuple[str, ...]]) -> None:
