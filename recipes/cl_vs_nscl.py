@@ -2,7 +2,9 @@
 
 Command:   make demo && python recipes/cl_vs_nscl.py --out runs/cl-vs-nscl
 Hardware:  any CPU
-Expected:  RESULT
+Expected:  in some minutes on one core, seed 0: 1. the gap of the trained losses falls as classes^-1.08, its
+           correlation with the bound is 0.994; 2. the two losses correlate by 0.9997; 3. directional CDNV falls 41-fold
+           with DCL and 135-fold with NSCL, and from epoch 10 on CDNV falls 1.6-fold with DCL, 4.8-fold with NSCL
 """
 
 from __future__ import annotations
@@ -122,7 +124,7 @@ def features(config: Config, state: dict | None):
         model.load_state_dict(state)
         model.eval()
     data = config.data
-    spec = ViewSpec(data.size, data.mean, data.std, policy=None, num_views=1, resize=data.eval_resize)
+    spec = ViewSpec(data.size, data.mean, data.std, policy="eval", num_views=1, resize=data.eval_resize)
     backend = open_backend(data.backend, data.train, max(1, data.workers), device="cpu")
     found, labels = [], []
     try:
@@ -168,7 +170,11 @@ def findings(study: Study, configs: dict[str, Config]) -> dict:
         "loss_correlation": float(np.corrcoef(curve)[0, 1]),
         "geometry": geometry,
         "fall": {
-            loss: {name: rows[0][name] / rows[-1][name] for name in ("V", "V_dir")} for loss, rows in geometry.items()
+            loss: {
+                since: {name: rows[first][name] / rows[-1][name] for name in ("V", "V_dir")}
+                for first, since in enumerate(("untrained", "first_checkpoint"))
+            }
+            for loss, rows in geometry.items()
         },
         "curve": [{key: row[key] for key in ("step", "dcl_tau1", "nscl_tau1")} for row in steps[f"dcl-{most}"]],
     }
@@ -188,6 +194,8 @@ def draw(found: dict, path: Path) -> None:
             label = {"bound": "bound", "last": "trained with DCL", "first": "first step"}[name]
             gap.plot(classes, [row[name] for row in found["gaps"]], style, marker="o", color=colour, label=label)
         gap.set(xscale="log", yscale="log", xlabel="classes", ylabel="DCL - NSCL, nats", title="The gap falls")
+        gap.set_xticks(classes, map(str, classes))
+        gap.minorticks_off()
         curve = found["curve"]
         for name, colour in (("dcl_tau1", BLUE), ("nscl_tau1", ORANGE)):
             losses.plot([row["step"] for row in curve], [row[name] for row in curve], color=colour, label=name[:-5])
@@ -198,7 +206,7 @@ def draw(found: dict, path: Path) -> None:
             for name, style in (("V", "-"), ("V_dir", "--")):
                 label = f"{'CDNV' if name == 'V' else 'directional CDNV'}, trained with {loss.upper()}"
                 geometry.plot([r["epoch"] for r in rows], [r[name] for r in rows], style, color=colour, label=label)
-        geometry.set(yscale="log", xlabel="epoch", title="Both lose variance towards other classes")
+        geometry.set(yscale="log", xlabel="epoch", title="NSCL alone goes on closing its classes")
         for axes in (gap, losses, geometry):
             axes.legend(frameon=False, fontsize=8)
         figure.savefig(path, dpi=120)
@@ -224,7 +232,9 @@ def main() -> None:
     print(f"1. the gap goes as classes^{found['gap_slope']:.2f}; {bound}")
     print(f"2. DCL and NSCL during DCL training: correlation {found['loss_correlation']:.4f}")
     for loss, fall in found["fall"].items():
-        print(f"3. trained with {loss.upper()}: CDNV / {fall['V']:.1f}, directional CDNV / {fall['V_dir']:.1f}")
+        for since, by in fall.items():
+            ratios = f"CDNV / {by['V']:.1f}, directional CDNV / {by['V_dir']:.1f}"
+            print(f"3. trained with {loss.upper()}, since {since.replace('_', ' ')}: {ratios}")
     print(f"{study.out / 'study.json'}\n{study.out / 'study.png'}")
 
 

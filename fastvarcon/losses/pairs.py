@@ -9,6 +9,8 @@ losses. (`reference` reduces the gradient of all rows.)
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from fastvarcon.kernels.contrastive_form import Form, RowTable, row_scalars
 
 BACKENDS = ("auto", "closed", "reference", "triton")
 TRITON_MAX_DIM = 512
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class Batch(NamedTuple):
@@ -101,13 +104,16 @@ def choose_backend(z: Tensor, backend: str) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
     fits = z.dtype != torch.float64 and z.shape[1] <= TRITON_MAX_DIM
-    if backend == "triton" and not fits:
-        raise ValueError(
-            f"--loss.backend triton takes at most {TRITON_MAX_DIM} columns, not float64, got {z.shape[1]} {z.dtype}: "
-            "use closed"
-        )
     if backend == "auto":
-        return "triton" if z.is_cuda and fits else "closed"
+        return "triton" if z.is_cuda and fits and HAS_TRITON else "closed"
+    if backend == "triton":
+        if not HAS_TRITON:
+            raise ValueError("--loss.backend triton needs the package: pip install triton, or use closed")
+        if not fits:
+            limit = f"at most {TRITON_MAX_DIM} columns, not float64, got {z.shape[1]} {z.dtype}"
+            raise ValueError(f"--loss.backend triton takes {limit}: use closed")
+        if not z.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError("--loss.backend triton needs a CUDA device: use closed, or auto")
     return backend
 
 

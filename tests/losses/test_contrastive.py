@@ -242,3 +242,22 @@ def test_triton_says_what_it_cannot_take():
     for rows in (z, torch.zeros(22, 600)):
         with pytest.raises(ValueError, match=r"--loss\.backend triton takes at most 512 columns, not float64"):
             ContrastiveLoss(backend="triton")(rows, labels)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_triton_says_that_it_needs_a_gpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match=r"--loss\.backend triton needs a CUDA device"):
+        ContrastiveLoss(backend="triton")(random_rows()[0].float())
+    assert ContrastiveLoss(backend="auto")(random_rows()[0].float()).isfinite()
+
+
+def test_triton_in_the_interpreter_gives_the_same_loss():
+    """Through the module: rows rounded to float16, labels, chosen backend."""
+    pytest.importorskip("triton", reason="triton is not on this system")
+    z, labels = random_rows()
+    expected = value_and_gradient(ContrastiveLoss(pos="class"), z, labels)
+    for ours, exact in zip(
+        value_and_gradient(ContrastiveLoss(pos="class", backend="triton"), z.float(), labels), expected, strict=True
+    ):
+        assert (ours - exact).abs().max() < 3e-3 * exact.abs().max()
