@@ -127,17 +127,12 @@ def _views(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
     loader = training.data.train
     spec, ids = loader.spec, np.arange(loader.global_batch)
     batch = loader.backend.fetch(ids)
-    heights, widths = batch.height.numpy(), batch.width.numpy()
+    shape = {"heights": batch.height.numpy(), "widths": batch.width.numpy(), "resize": spec.resize, "size": spec.size}
+    options = {name: getattr(spec, name) for name in ("size", "mean", "std", "dtype", "interpolation")}
     batch = dataclasses.replace(batch, pixels=batch.pixels.to(training.device))
     for epoch in itertools.count():
-        table = augment.ViewTable.cat(
-            [
-                augment.view_params(spec.policy, loader.seed, epoch, ids, view, heights=heights, widths=widths)
-                for view in range(spec.num_views)
-            ]
-        )
-        made = kernels.views(batch, table, size=spec.size, mean=spec.mean, std=spec.std, dtype=spec.dtype)
-        yield made, batch.labels
+        table = augment.view_table(spec.policy, loader.seed, epoch, ids, spec.num_views, **shape)
+        yield kernels.views(batch, table, **options), batch.labels
 
 
 def _place(config: Config, share: Config, device: torch.device) -> Place:

@@ -141,9 +141,9 @@ def view_params(
         **dict(zip(("brightness", "contrast", "saturation", "hue", "blur_sigma", "solarize"), factors, strict=True)),
         **dict(zip(("flip", "gray"), switches, strict=True)),
     )
-    sizes = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
     words = (np.uint64(word) for word in (seed, epoch, view))
-    draw(*words, np.asarray(ids, dtype=np.uint64), *sizes, ranges, OP_ORDERS, columns)
+    kinds = ((ids, np.uint64), (heights, np.int64), (widths, np.int64))  # one for each argument: compiled once
+    draw(*words, *(np.ascontiguousarray(values, dtype=kind) for values, kind in kinds), ranges, OP_ORDERS, columns)
     return _table(extend=np.zeros(n, dtype=bool), **columns._asdict())
 
 
