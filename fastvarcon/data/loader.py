@@ -7,7 +7,7 @@ the world size or on where it was resumed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,7 @@ class Loader:
         prefetch, prefetch_bytes: batches made ahead at most, and the bytes of their views.
         epochs: number of epochs that will be asked for. Up to that the next one is begun while the last batches of
             this one are used; by default every epoch starts with an empty queue.
+        sizes: side of the views in each epoch, the last one from there on, where it is not that of `spec` throughout.
         pad: fill a short last batch up to the full size with rows of id and label PAD, so that every rank has the
             same number of rows in every step and each sample counts once.
 
@@ -86,10 +87,11 @@ class Loader:
         prefetch_bytes: int = 1 << 30,
         epochs: int | None = None,
         pad: bool = False,
+        sizes: Sequence[int] | None = None,
     ):
         self.backend, self.spec, self.device = backend, spec, torch.device(device)
         self.global_batch, self.seed, self.rank, self.world_size = global_batch, seed, rank, world_size
-        self.train, self.subset, self.epochs, self.pad = train, subset, epochs, pad
+        self.train, self.subset, self.epochs, self.pad, self.sizes = train, subset, epochs, pad, sizes
         self.prefetch, self.prefetch_bytes = prefetch, prefetch_bytes
         self.order = order or sampling.Shuffle(len(backend) if subset is None else len(subset), shuffle=train)
         self.num_samples = len(self.order)
@@ -196,6 +198,7 @@ class Loader:
             padding = self.global_batch // self.world_size - len(ids)
             ids = np.append(ids, np.repeat(order[:1], padding))
         ids = ids if self.subset is None else self.subset[ids]
+        spec = self._spec(epoch)
         taken: list[Tensor] = []
 
         def allocate(num_bytes: int) -> Tensor:
@@ -206,13 +209,18 @@ class Loader:
 
         with torch.cuda.stream(self._stream):  # on a CPU: no stream, no effect
             batch = self.backend.fetch(ids, allocate)
-            item = self._make_views(batch, self._table(batch, epoch), padding, allocate, pooled=bool(taken))
+            table = self._table(batch, epoch, spec)
+            item = self._make_views(batch, table, spec, padding, allocate, pooled=bool(taken))
         for buffer in taken:
             self._buffers.give_back(buffer, item[-1])
         return item, item[0].nbytes
 
-    def _table(self, batch: ImageBatch, epoch: int) -> augment.ViewTable:
-        spec = self.spec
+    def _spec(self, epoch: int) -> ViewSpec:
+        if self.sizes is None:
+            return self.spec
+        return dataclasses.replace(self.spec, size=self.sizes[min(epoch, len(self.sizes) - 1)])
+
+    def _table(self, batch: ImageBatch, epoch: int, spec: ViewSpec) -> augment.ViewTable:
         return augment.view_table(
             spec.policy,
             self.seed,
@@ -225,9 +233,10 @@ class Loader:
             size=spec.size,
         )
 
-    def _make_views(self, batch: ImageBatch, table: augment.ViewTable, padding: int, allocate, pooled: bool):
+    def _make_views(
+        self, batch: ImageBatch, table: augment.ViewTable, spec: ViewSpec, padding: int, allocate, pooled: bool
+    ):
         """(views, labels, ids, CUDA event behind which they are ready); the event also ends the use of the buffer."""
-        spec = self.spec
         options = {"size": spec.size, "mean": spec.mean, "std": spec.std, "dtype": spec.dtype}
         options["interpolation"] = spec.interpolation
         real = len(batch) - padding
