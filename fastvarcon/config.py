@@ -194,21 +194,23 @@ class TrainConfig:
     global_batch: int = 1024
     """Images per optimiser step over all processes; the loss sees num_views times as many rows."""
     lr: float = 0.5
-    """Peak learning rate for this global batch. It is used as written: nothing scales it behind your back."""
+    """Peak learning rate for this global batch. It is used as written unless lr-scale asks for more."""
     momentum: float = 0.9
-    """SGD momentum."""
+    """Momentum of sgd and lars, beta1 of adamw."""
     weight_decay: float = 1e-4
-    """L2 penalty on all parameters."""
+    """L2 penalty on all parameters (decoupled for adamw); see decay-norm-and-bias."""
     warmup_epochs: float = 10.0
     """Length of the linear warm-up from 0 to lr, in epochs; large-batch SGD diverges without it."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Compute precision of encoder and head; the loss is always float32. auto = bf16 on CUDA, fp32 on the CPU."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Compute precision of encoder and head; the loss is always float32. auto = bf16 on CUDA, fp32 on the CPU. tf32:
+    float32 whose convolutions use TF32 tensor cores. fp16 scales its loss."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one and names its choice in the log."""
     threads: int = 0
     """CPU threads per process for the network; 0 = an even share of the cores."""
-    batch_norm: Literal["local", "sync"] = "local"
-    """Batch-norm statistics per process, as the reference ran, or over the global batch, for any process count."""
+    batch_norm: Literal["local", "sync", "ghost"] = "local"
+    """What shares batch-norm statistics. local: the images of a process, as the reference ran. sync: the global batch.
+    ghost: every bn-group images, so that the result does not depend on the number of processes."""
     seed: int = 0
     """Seeds weights, sample order and augmentation."""
     log_every: int = 10
@@ -223,6 +225,46 @@ class TrainConfig:
     """Steps of the first process that torch.profiler traces, into OUT/profile/trace.json; 0 = none."""
     save_every: int = 0
     """Epochs between two kept checkpoints (checkpoints/epoch-NNN); checkpoints/last is written every epoch."""
+    micro_batch: int = 0
+    """Images that a process sends through the network at a time; 0 = its whole share. Memory is that of a micro-batch,
+    the gradient that of the whole batch, for one more forward pass. Needs --train.batch-norm ghost."""
+    bn_group: int = 0
+    """Batch norm ghost: images, with all their views, in a group. 128 is one GPU of the reference's run."""
+    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
+    """sgd: the reference. lars: for batches beyond 4096; norms and biases are neither adapted nor decayed. adamw."""
+    nesterov: bool = False
+    """Nesterov's momentum for sgd and lars."""
+    lars_trust: float = 0.001
+    """Lars: step of a tensor relative to its norm at learning rate 1 (You et al. 2017)."""
+    decay_norm_and_bias: bool = True
+    """Weight decay also on batch-norm scales and biases, as the reference does. Lars never does it."""
+    lr_scale: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply lr by global-batch / 256 (Goyal et al. 2017) or by its root. The log states the result."""
+    schedule: Literal["cosine", "step", "epoch-cosine"] = "cosine"
+    """After the warm-up. cosine: per step, to lr-end. step: times decay-factor at each of decay-epochs. epoch-cosine:
+    the reference code's, one value an epoch, counted from the first epoch, which the warm-up joins."""
+    lr_end: float = 0.0
+    """Fraction of the peak at which a cosine ends."""
+    warmup_from: float = 0.0
+    """Learning rate at which the warm-up begins."""
+    decay_epochs: tuple[int, ...] = (120, 160)
+    """Schedule step: epochs after which the learning rate falls (the reference's, for 200 epochs)."""
+    decay_factor: float = 0.1
+    """Schedule step: what it is multiplied by."""
+    resolution: str = ""
+    """Side of the training views over the run, SIZE:SHARE,...: "160:0.7,192:0.2,224:0.1" trains 70 % of the epochs at
+    160 px. Empty: --data.size throughout. Evaluation stays at --data.size."""
+    ema: float = 0.0
+    """Decay a step of a moving average of the weights; 0 = none. Where there is one, it is the encoder that is
+    evaluated and exported."""
+    compile: Literal["off", "default", "cuda-graphs"] = "off"
+    """torch.compile of encoder and head; cuda-graphs also records their kernels, for small batches on fast GPUs."""
+    save_minutes: float = 1.0
+    """Minutes between two saves of checkpoints/last within an epoch, written while the training goes on; 0 = never."""
+    save_steps: int = 0
+    """The same in steps; 0 = never. Saves happen at the next row of metrics.jsonl."""
+    keep: int = 0
+    """Checkpoints epoch-NNN to keep, the newest; 0 = all."""
 
     @property
     def tracker_names(self) -> tuple[str, ...]:
@@ -346,6 +388,7 @@ class Config:
                 f"--train.trackers {train.trackers!r}: choose from {', '.join(TRACKERS)}, with commas between several",
             ),
             (train.val_bank >= 1, f"--train.val-bank must be at least 1, got {train.val_bank}"),
+            *_train_rules(train),
         ]
         for holds, message in rules:
             if not holds:
@@ -378,6 +421,50 @@ class Config:
                 )
             setattr(target, name, _from_json(value, hints[name], f"{origin}: {key}"))
         return config
+
+
+def _train_rules(train: TrainConfig) -> list[tuple[bool, str]]:
+    """(what must hold, what to say otherwise) for how steps are made, scheduled and saved."""
+    ghost = train.batch_norm == "ghost"
+    return [
+        (
+            0 <= train.micro_batch <= train.global_batch,
+            f"--train.micro-batch ({train.micro_batch}) must not be larger than --train.global-batch "
+            f"({train.global_batch}): lower it, or leave it at 0",
+        ),
+        (
+            ghost or train.micro_batch == 0,
+            f"--train.micro-batch would split the batches over which --train.batch-norm {train.batch_norm} takes its "
+            "statistics: use --train.batch-norm ghost and a --train.bn-group that divides the micro-batch",
+        ),
+        (not ghost or train.bn_group >= 1, "--train.batch-norm ghost needs --train.bn-group: images in a group"),
+        (
+            ghost or train.bn_group == 0,
+            f"--train.bn-group belongs to --train.batch-norm ghost, not to {train.batch_norm}: drop it",
+        ),
+        (
+            not train.nesterov or (train.optimizer != "adamw" and train.momentum > 0),
+            "--train.nesterov needs --train.optimizer sgd or lars and a positive --train.momentum",
+        ),
+        (train.lars_trust > 0, f"--train.lars-trust must be positive, got {train.lars_trust}"),
+        (0 <= train.lr_end <= 1, f"--train.lr-end must be a fraction of the peak, got {train.lr_end}"),
+        (train.warmup_from >= 0, f"--train.warmup-from must be 0 or more, got {train.warmup_from}"),
+        (
+            train.schedule != "step" or (train.decay_epochs and max(train.decay_epochs) < train.epochs),
+            f"--train.schedule step: --train.decay-epochs {' '.join(map(str, train.decay_epochs))} must lie before the "
+            f"end of the run (--train.epochs {train.epochs})",
+        ),
+        (train.decay_factor > 0, f"--train.decay-factor must be positive, got {train.decay_factor}"),
+        (0 <= train.ema < 1, f"--train.ema must lie in [0, 1), got {train.ema}"),
+        (
+            min(train.save_minutes, train.save_steps, train.keep) >= 0,
+            "--train.save-minutes, --train.save-steps and --train.keep must be 0 or more",
+        ),
+        (
+            train.keep == 0 or train.save_every > 0,
+            "--train.keep says how many checkpoints of --train.save-every stay: give that too",
+        ),
+    ]
 
 
 def read_flat(path: Path) -> dict[str, object]:
@@ -413,6 +500,9 @@ def _from_json(value, hint, where: str):
         return None
     elif hint is Path or Path in options:
         fits, value = isinstance(value, str), Path(str(value))
+    elif Ellipsis in options:
+        fits = isinstance(value, list) and all(type(v) is options[0] for v in value)
+        value = tuple(value) if fits else value
     elif typing.get_origin(hint) is tuple:
         numbers = value if isinstance(value, list) else []
         fits, value = len(numbers) == len(options) and all(type(v) in (int, float) for v in numbers), tuple(numbers)

@@ -1,12 +1,15 @@
 """The run folder: who may write to it, and whether it belongs to this configuration.
 
-config.json  metrics.jsonl  checkpoints/{last,epoch-NNN}/  encoder.safetensors  summary.json  eval/*.json  report.html
+config.json  metrics.jsonl  checkpoints/{last,previous,epoch-NNN}/  encoder.safetensors  summary.json  eval/*.json
+report.html
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import filelock
@@ -31,6 +34,10 @@ MAY_DIFFER = frozenset(
         "train.save_every",
         "train.trackers",
         "train.profile",
+        "train.save_minutes",
+        "train.save_steps",
+        "train.keep",
+        "train.micro_batch",
     )
 )
 
@@ -43,12 +50,18 @@ class RunFolder:
         self.encoder = path / "encoder.safetensors"
         self.summary = path / "summary.json"
         self.last = path / "checkpoints" / "last"
+        self.previous = path / "checkpoints" / "previous"
         self._lock = filelock.FileLock(path / ".lock")
+
+    def checkpoints(self) -> list[Path]:
+        """Folders that hold a checkpoint, in the order in which a resume tries them: the newest first."""
+        kept = sorted((self.path / "checkpoints").glob("epoch-*"), key=_epoch_of, reverse=True)
+        return [folder for folder in (self.last, self.previous, *kept) if (folder / CHECKPOINT_FILE).exists()]
 
     @property
     def resumable(self) -> bool:
-        """There is a checkpoint of a whole epoch."""
-        return (self.last / CHECKPOINT_FILE).exists()
+        """There is something to go on from."""
+        return bool(self.checkpoints())
 
     def read_summary(self) -> dict | None:
         """What the training wrote at its end, and the headlines of its scores; None before that."""
@@ -69,6 +82,11 @@ class RunFolder:
     def kept(self, epoch: int) -> Path:
         """Folder of a checkpoint that stays, by the number of epochs done."""
         return self.path / "checkpoints" / f"epoch-{epoch:03d}"
+
+    def drop_kept(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints of `kept`."""
+        for folder in sorted((self.path / "checkpoints").glob("epoch-*"), key=_epoch_of)[:-keep]:
+            shutil.rmtree(folder)
 
     def check(self, config: Config) -> None:
         """Raise UserError unless the folder is new, empty, or a run that this configuration may continue.
@@ -108,6 +126,17 @@ class RunFolder:
 
     def unlock(self) -> None:
         self._lock.release()
+
+
+def run_identity(config: Config) -> str:
+    """SHA-256 of all settings that decide what a run computes: its checkpoints carry it."""
+    decisive = {key: value for key, value in config.flat().items() if key not in MAY_DIFFER}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _epoch_of(folder: Path) -> int:
+    number = folder.name.removeprefix("epoch-")
+    return int(number) if number.isdigit() else -1
 
 
 def write_json(path: Path, content: dict) -> None:

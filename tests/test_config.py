@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from fastvarcon.config import Config, DataConfig, LossConfig, MonitorConfig, SamplingConfig
+from fastvarcon.config import Config, DataConfig, LossConfig, MonitorConfig, SamplingConfig, TrainConfig
 from fastvarcon.errors import UserError
 
 
 def test_round_trip(tmp_path):
     config = Config(data=DataConfig(train=tmp_path / "a.beton", mean=(0.1, 0.2, 0.3)))
-    config.train.lr = 0.125
+    config.train.lr, config.train.decay_epochs = 0.125, (3, 5, 7)
     (tmp_path / "config.json").write_text(json.dumps(config.flat()))
     assert Config.load(tmp_path / "config.json") == config
 
@@ -31,6 +31,8 @@ def test_keys_mirror_the_flags():
         ('{"loss.name": "hinge"}', "loss.name has a value"),
         ('{"data.mean": [1, 2]}', "data.mean has a value"),
         ('{"out": 3}', "out has a value"),
+        ('{"train.decay_epochs": [1, "2"]}', "train.decay_epochs has a value"),
+        ('{"train.decay_epochs": 3}', "train.decay_epochs has a value"),
     ],
 )
 def test_foreign_files(tmp_path, content, message):
@@ -44,7 +46,7 @@ def test_missing_file_is_no_run_folder(tmp_path):
         Config.load(tmp_path / "config.json")
 
 
-@pytest.mark.parametrize("recipe", ["digits", "cifar10", "imagenette", "imagenet_r50"])
+@pytest.mark.parametrize("recipe", ["digits", "cifar10", "cifar100", "imagenette", "imagenet_r50"])
 def test_recipes_show_every_flag_and_their_docstring(run_python, recipe):
     done = run_python(f"recipes/{recipe}.py", "--help", COLUMNS="200")
     assert done.returncode == 0
@@ -118,4 +120,28 @@ def test_losses_of_other_classes_need_batches_of_several(name):
     sampling = SamplingConfig(per_class=1024)
     config = Config(DataConfig(train=Path("a")), loss=LossConfig(name), sampling=sampling)
     with pytest.raises(UserError, match=rf"--loss.name {name} needs several classes in a batch: --sampling.per-class"):
+        config.validate()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"micro_batch": 65}, "--train.micro-batch .65. must not be larger than --train.global-batch .64."),
+        ({"micro_batch": 8}, "use --train.batch-norm ghost and a --train.bn-group"),
+        ({"micro_batch": 8, "batch_norm": "sync"}, "over which --train.batch-norm sync takes its statistics"),
+        ({"batch_norm": "ghost"}, "needs --train.bn-group"),
+        ({"bn_group": 8}, "belongs to --train.batch-norm ghost"),
+        ({"nesterov": True, "optimizer": "adamw"}, "--train.nesterov needs"),
+        ({"nesterov": True, "momentum": 0.0}, "--train.nesterov needs"),
+        ({"schedule": "step", "decay_epochs": (10, 200)}, "--train.decay-epochs 10 200 must lie before the end"),
+        ({"schedule": "step", "decay_epochs": ()}, "--train.decay-epochs"),
+        ({"ema": 1.0}, "--train.ema must lie"),
+        ({"lr_end": 2.0}, "--train.lr-end"),
+        ({"save_minutes": -1.0}, "--train.save-minutes"),
+        ({"keep": 2}, "--train.save-every stay: give that too"),
+    ],
+)
+def test_training_that_contradicts_itself(values, message):
+    config = Config(DataConfig(train=Path("a")), train=TrainConfig(**{"global_batch": 64, **values}))
+    with pytest.raises(UserError, match=message):
         config.validate()

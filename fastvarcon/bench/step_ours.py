@@ -24,7 +24,6 @@ from fastvarcon.config import Config
 from fastvarcon.run_folder import RunFolder
 from fastvarcon.training.data import RunData
 from fastvarcon.training.distributed import make_accelerator
-from fastvarcon.training.meters import Meter
 from fastvarcon.training.trainer import Run
 
 
@@ -49,13 +48,16 @@ class Training:
             with contextlib.redirect_stdout(io.StringIO()):  # the progress bar of a training is not for here
                 self._run = Run(config, folder, self.accelerator, self.data)
             stack.callback(self._run.log.close)
-            self._meter = Meter(self.device, None)
             self._run.model.train()
             self._stack = stack.pop_all()
 
     def step(self, views: Tensor, labels: Tensor) -> None:
         """What the trainer does with a batch; the device may still be at it afterwards."""
-        self._run._update(views, labels, self._meter)
+        self._run.update(views, labels)
+
+    def loss(self) -> float:
+        """Mean of the steps since the last call. Waits for the device."""
+        return self._run.meter.read()["loss"]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Views and labels of the training images, epoch after epoch."""

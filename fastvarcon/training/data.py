@@ -16,6 +16,7 @@ from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import BATCH as VAL_BATCH
 from fastvarcon.evaluation.features import eval_spec
 from fastvarcon.training.distributed import COMPUTE_DTYPES, cores_per_process, resolve_precision
+from fastvarcon.training.resolution import epoch_sizes
 
 
 class RunData:
@@ -62,6 +63,7 @@ class RunData:
                 global_batch=train.global_batch,
                 order=sample_order(config, images),
                 epochs=train.epochs,
+                sizes=epoch_sizes(train.resolution, train.epochs, data.size),
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )

@@ -5,26 +5,41 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
+from torch.nn.parallel import DistributedDataParallel
 
 from fastvarcon.config import TrainConfig
 from fastvarcon.errors import UserError
 from fastvarcon.machine import available_cores, cpu_name
 
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+MIXED_PRECISION = {"fp32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def ddp_settings(train: TrainConfig) -> dict[str, bool]:
+    """How DDP shares gradients. Buffers are left to `average_buffers`, which does better and not in every step."""
+    # torch 2.10 does not know the successor that later versions recommend
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    return {
+        "gradient_as_bucket_view": True,
+        "broadcast_buffers": False,
+        # a static graph counts the backward passes of its first step, of micro-batches too, and then waits for as many
+        "static_graph": train.micro_batch == 0,
+    }
 
 
 def make_accelerator(train: TrainConfig) -> Accelerator:
     """Join the process group, choose the device and the precision, set the CPU threads.
 
     Raises:
-        UserError: CUDA asked for and absent, or fp16 without CUDA.
+        UserError: CUDA asked for and absent, or fp16, tf32 or CUDA graphs without it.
     """
     if train.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
@@ -35,28 +50,30 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
         raise UserError("--train.device cuda contradicts `accelerate launch --cpu`: drop one of them")
     on_gpu = train.device != "cpu" and torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = resolve_precision(train.precision, on_gpu)
+    if train.compile == "cuda-graphs" and not on_gpu:
+        raise UserError("--train.compile cuda-graphs needs CUDA: use default or off on the CPU")
     accelerator = Accelerator(
         cpu=not on_gpu,
         mixed_precision=MIXED_PRECISION[precision],
         kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=True),
+            DistributedDataParallelKwargs(**ddp_settings(train)),
             InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # the other ranks wait while the first one validates
         ],
     )
     # Launchers set OMP_NUM_THREADS=1; a CPU run would use one core without a word.
     torch.set_num_threads(train.threads or cores_per_process())
     if on_gpu:
-        torch.backends.cudnn.allow_tf32 = True  # convolutions only: the matrix products of the loss stay float32
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"  # convolutions: the loss's matrix products stay float32
         torch.backends.cudnn.benchmark = True
     return accelerator
 
 
 def resolve_precision(asked: str, on_gpu: bool) -> str:
-    """auto -> bf16 on CUDA, fp32 on the CPU. Raises UserError for fp16 without CUDA."""
+    """auto -> bf16 on CUDA, fp32 on the CPU. Raises UserError for fp16 and tf32 without CUDA."""
     if asked == "auto":
         return "bf16" if on_gpu else "fp32"
-    if asked == "fp16" and not on_gpu:
-        raise UserError("--train.precision fp16 needs CUDA (its loss scaling does): use fp32 or bf16 on the CPU")
+    if asked in ("fp16", "tf32") and not on_gpu:
+        raise UserError(f"--train.precision {asked} needs CUDA: use fp32 or bf16 on the CPU")
     return asked
 
 
@@ -67,12 +84,34 @@ def device_name(device: torch.device) -> str:
     return f"{available_cores()} cores of {cpu_name()}"
 
 
-COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def process_group():
     """The group of all processes, or None in a run of one."""
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside its wrapper for distributed training, if it has one."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+@torch.no_grad()
+def average_buffers(modules: Iterable[nn.Module], group) -> None:
+    """Replace every floating-point buffer by its mean over the ranks. One all-reduce, none without a group.
+
+    Running statistics follow the batches linearly, so averaging them from time to time gives what averaging them in
+    every step would: those of all ranks' batches, not of the first rank's alone.
+    """
+    buffers = [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()]
+    if group is None or not buffers:
+        return
+    packed = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.all_reduce(packed, group=group)
+    packed /= dist.get_world_size(group)
+    for buffer, mean in zip(buffers, packed.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
 
 
 def cores_per_process() -> int:

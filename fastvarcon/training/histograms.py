@@ -23,6 +23,7 @@ class Histograms:
         if loss.eps == 0:
             del self._ranges["tau2"]
         self._counts = {name: torch.zeros(BINS, dtype=torch.int64, device=device) for name in self._ranges}
+        self._gathered = torch.zeros(len(self._ranges), BINS, dtype=torch.int64, device=device)
 
     def add(self, stats: dict[str, Tensor]) -> None:
         """Count the rows of a step, [n] each. Nothing waits for the device."""
@@ -32,11 +33,25 @@ class Histograms:
                 bins = ((rows - low) * (BINS / (high - low))).long().clamp(0, BINS - 1)
                 self._counts[name].index_add_(0, bins, torch.ones_like(bins))
 
-    def read(self) -> dict[str, list[int]]:
-        """`NAME_histogram`: rows of all ranks in each of BINS equal bins, since the last read. Waits; a collective."""
+    def gather(self) -> None:
+        """Add up what the ranks have counted, so that `state` is that of all. A collective."""
         counts = torch.stack(list(self._counts.values()))
         if self._group is not None:
             dist.all_reduce(counts, group=self._group)
+        self._gathered += counts
         for own in self._counts.values():
             own.zero_()
-        return {f"{name}_histogram": row for name, row in zip(self._counts, counts.tolist(), strict=True) if any(row)}
+
+    def read(self) -> dict[str, list[int]]:
+        """`NAME_histogram`: rows of all ranks in each of BINS equal bins, since the last read. Waits; a collective."""
+        self.gather()
+        rows = self._gathered.tolist()
+        self._gathered.zero_()
+        return {f"{name}_histogram": row for name, row in zip(self._counts, rows, strict=True) if any(row)}
+
+    def state(self) -> dict[str, Tensor]:
+        """What has been gathered and not yet read."""
+        return {"gathered": self._gathered}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._gathered.copy_(state["gathered"])

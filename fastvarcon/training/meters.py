@@ -30,21 +30,30 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Means since the last read; the spread of tau2 as `tau2_std`. Waits for the device; a collective."""
-        self._all, self._all_steps = self._all + self._recent, self._all_steps + self._recent_steps
-        figures = self._means(self._recent, self._recent_steps)
-        self._recent, self._recent_steps = torch.zeros_like(self._recent), 0
+        sums = self._recent
+        if self._group is not None:
+            dist.all_reduce(sums, group=self._group)
+            sums = sums / dist.get_world_size(self._group)
+        self._all, self._all_steps = self._all + sums, self._all_steps + self._recent_steps
+        figures = self._means(sums, self._recent_steps)
+        self._recent, self._recent_steps = torch.zeros_like(sums), 0
         return figures
 
     def read_all(self) -> dict[str, float]:
         """Means over everything that has been read."""
         return self._means(self._all, self._all_steps)
 
+    def state(self) -> dict:
+        """What has been read, the same on every rank."""
+        return {"names": self._names, "sums": self._all, "steps": self._all_steps}
+
+    def restore(self, state: dict) -> None:
+        """Continue behind `state`."""
+        self._names, self._all_steps = state["names"], state["steps"]
+        self._all = state["sums"].to(self._device)
+
     def _means(self, sums: Tensor, steps: int) -> dict[str, float]:
-        mean = sums / steps
-        if self._group is not None:
-            dist.all_reduce(mean, group=self._group)
-            mean = mean / dist.get_world_size(self._group)
-        figures = dict(zip(self._names, mean.tolist(), strict=True))
+        figures = dict(zip(self._names, (sums / steps).tolist(), strict=True))
         if "tau2_square" in figures:
             figures["tau2_std"] = math.sqrt(max(0.0, figures.pop("tau2_square") - figures["tau2"] ** 2))
         return figures

@@ -1,48 +1,46 @@
-"""SGD with momentum and the per-step learning-rate schedule."""
+"""Optimisers by name, their parameter groups, and their state in checkpoints."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn as nn
 
 from fastvarcon.config import TrainConfig
+from fastvarcon.training.lars import Lars
 
 CRITERION_LR = 1e-4
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """One parameter group, weight decay on everything, as the reference code (spec/varcon.md 2.1)."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=train.lr,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-        fused=device.type == "cuda",
-    )
+    """The optimiser that `train` names, over the parameters of the model."""
+    groups, fused = parameter_groups(model, train), device.type == "cuda"
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=train.lr, betas=(train.momentum, 0.999), fused=fused)
+    if train.optimizer == "lars":
+        return Lars(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, trust=train.lars_trust)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, fused=fused)
+
+
+def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict]:
+    """Who is decayed: all in one group, as the reference code (spec/varcon.md 2.1), or not norms and biases."""
+    lars = train.optimizer == "lars"
+    if train.decay_norm_and_bias and not lars:
+        return [{"params": list(model.parameters()), "weight_decay": train.weight_decay}]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    return [{"params": matrices, "weight_decay": train.weight_decay}, {**vectors, "adapt": False} if lars else vectors]
 
 
 def add_criterion(optimizer: torch.optim.Optimizer, criterion: nn.Module) -> None:
     """Let the optimizer learn what the loss may learn, the width eps of its temperature, without weight decay.
 
     The gradient by eps is of order 1 and its range 0.08: at the rate of the weights (momentum makes 0.5 five) it would
-    jump from end to end, so it takes CRITERION_LR of that.
+    jump from end to end, so it takes CRITERION_LR of that. Lars does not adapt it.
     """
     parameters = list(criterion.parameters())
     if parameters:
-        optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "lr_share": CRITERION_LR})
-
-
-def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
-    """Linear warm-up over `warmup_steps` up to `peak`, then a half cosine that reaches 0 behind the last step.
-
-    step counts from 0; the value is that of the update made in this step, so the first one is already above 0.
-    """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+        group = {"params": parameters, "weight_decay": 0.0, "lr_share": CRITERION_LR, "adapt": False}
+        optimizer.add_param_group(group)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
@@ -55,9 +53,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
     The fused kernels read a buffer in the memory layout of its parameter (channels_last), so buffers are laid out anew.
     """
-    fused = [group.get("fused") for group in optimizer.param_groups]
+    fused = [group["fused"] for group in optimizer.param_groups if "fused" in group]
     optimizer.load_state_dict(state)
-    for group, value in zip(optimizer.param_groups, fused, strict=True):
+    for group, value in zip(optimizer.param_groups, fused, strict=False):  # lars has no such choice
         group["fused"] = value
     for parameter, buffers in optimizer.state.items():
         for name, buffer in buffers.items():

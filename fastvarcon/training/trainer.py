@@ -1,55 +1,59 @@
 """Training, top to bottom: processes, data, model, loop, checkpoint, summary.
 
-A step: views of this rank -> z_ND unit rows -> loss of the global batch -> gradient of the global mean -> SGD. The
+A step: views of this rank -> z_ND unit rows -> loss of the global batch -> gradient of the global mean -> update. The
 loss gives each rank its part of the global gradient; DDP then averages over ranks, so the loss is multiplied by the
 world size before `backward`. (The reference code lacks that factor: its effective learning rate shrinks with the
-number of GPUs, spec/varcon.md 6.1.) Nothing in a step waits for the device; figures are read every `log_every` steps.
+number of GPUs, spec/varcon.md 6.1.)
+
+Nothing in a step waits for the device. Every `log_every` steps host, device and ranks meet: figures are read, a loss
+that is not finite is noticed, a request to stop is agreed on and a checkpoint is taken, so that none of them costs a
+wait of its own.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import platform
+import shlex
 import sys
+import time
 from contextlib import ExitStack
 
-import accelerate
 import torch
-import torchvision
 from accelerate import Accelerator
 
-import fastvarcon
-from fastvarcon import kernels
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
-from fastvarcon.evaluation.features import extract
-from fastvarcon.evaluation.knn import accuracy, headline_k, knn_predict, nearest_mean
 from fastvarcon.losses import build_loss
 from fastvarcon.losses.monitor import NsclMonitor
 from fastvarcon.models import ContrastiveModel
 from fastvarcon.models.batch_norm import synchronise
+from fastvarcon.models.encoders import ResNetEncoder
+from fastvarcon.models.ghost_norm import use_ghost_groups
 from fastvarcon.progress import format_seconds
-from fastvarcon.run_folder import RunFolder, write_json
+from fastvarcon.run_folder import RunFolder, run_identity, write_json
 from fastvarcon.training import distributed
-from fastvarcon.training.checkpoint import load_checkpoint, save_checkpoint, save_tensors
+from fastvarcon.training.checkpoint import load_newest
+from fastvarcon.training.compiled import compile_network
 from fastvarcon.training.data import RunData
+from fastvarcon.training.ema import Ema
 from fastvarcon.training.histograms import Histograms
 from fastvarcon.training.meters import Clock, Meter, gpu_memory
-from fastvarcon.training.optim import (
-    add_criterion,
-    build_optimizer,
-    learning_rate,
-    restore_optimizer,
-    set_learning_rate,
-)
+from fastvarcon.training.micro_batch import forward_backward, images_per_pass
+from fastvarcon.training.optim import add_criterion, build_optimizer, restore_optimizer, set_learning_rate
 from fastvarcon.training.profiling import StepProfiler
+from fastvarcon.training.saver import Saver
+from fastvarcon.training.schedules import Schedule
+from fastvarcon.training.signals import StopRequest
+from fastvarcon.training.summary import describe, opening_lines, summarise
 from fastvarcon.training.trackers import require_packages, start_trackers
 from fastvarcon.training.tracking import Display, MetricsLog
+from fastvarcon.training.validation import held_out_accuracy
 
 
-def train(config: Config) -> dict:
+def train(config: Config) -> dict | None:
     """Train the encoder that `config` describes, or resume it, and return what `summary.json` holds.
+
+    None if a signal has ended it early: then the run is saved, and the same call resumes it.
 
     Raises:
         UserError: before the first step for settings, files and folders that do not fit together; later for a
@@ -63,6 +67,7 @@ def train(config: Config) -> dict:
     with ExitStack() as stack:
         with distributed.together(accelerator.device):
             data = stack.enter_context(RunData(config, accelerator))
+            images_per_pass(config.train, accelerator.num_processes)  # refuses before the folder is made
             if accelerator.is_main_process:
                 folder.lock()
                 stack.callback(folder.unlock)
@@ -77,192 +82,196 @@ class Run:
 
     def __init__(self, config: Config, folder: RunFolder, accelerator: Accelerator, data: RunData):
         self.config, self.folder, self.accelerator, self.data = config, folder, accelerator, data
+        self.images_per_pass = images_per_pass(config.train, accelerator.num_processes)
+        train, device = config.train, accelerator.device
         self.group = distributed.process_group()
-        torch.manual_seed(config.train.seed)  # the same weights on every rank
-        classes = len(data.classes) if config.loss.name == "cross_entropy" else None
-        model = ContrastiveModel(config.model, classes).to(accelerator.device, memory_format=torch.channels_last)
-        if config.train.batch_norm == "sync" and self.group is not None:
-            model = synchronise(model, accelerator.device, self.group)
-        optimizer = build_optimizer(model, config.train, accelerator.device)
-        self.views_per_step = config.train.global_batch * config.data.num_views
-        self.criterion = build_loss(
-            config.loss,
-            len(data.classes),
-            self.group,
-            num_views=config.data.num_views,
-            dim=config.model.head_dim,
-            max_rows=self.views_per_step,
-        ).to(accelerator.device)
-        add_criterion(optimizer, self.criterion)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.monitor = None
-        if config.monitor.nscl:
-            views, backend = config.data.num_views, config.loss.backend
-            self.monitor = NsclMonitor(len(data.classes), num_views=views, group=self.group, backend=backend)
         self.steps_per_epoch = len(data.train)
-        self.total_steps = self.steps_per_epoch * config.train.epochs
-        self.step = self.epoch = 0  # done so far
-        self.clock = Clock()
-        self.histograms = Histograms(config.loss, accelerator.device, self.group)
+        self.total_steps = self.steps_per_epoch * train.epochs
+        self.schedule = Schedule(train, self.steps_per_epoch)
+        self._build_network()
+        self.meter, self.clock, self.stop = Meter(device, self.group), Clock(), StopRequest()
+        self.histograms = Histograms(config.loss, device, self.group)
         self.epoch_figures: dict[str, float] = {}
-        distributed.require_same(folder.resumable, "checkpoints", accelerator.device)
+        self.step = 0  # steps done so far
+        self.epoch_began = self.clock.state()
+        self.saved_at = (self.step, time.monotonic())
+        distributed.require_same(folder.resumable, "checkpoints", device)
+        warnings: list[str] = []
         if folder.resumable:
-            self._restore(load_checkpoint(folder.last))
-        distributed.require_same(self.step, "checkpoints", accelerator.device)
-        self.resumed_at = self.epoch
+            self._restore(load_newest(folder, run_identity(config), warnings.append))
+        distributed.require_same(self.step, "checkpoints", device)
+        self.resumed_at = self.step
         trackers = start_trackers(config, accelerator)
         self.log = MetricsLog(folder.metrics, self.step, trackers) if accelerator.is_main_process else None
         self.display = Display(self.total_steps, self.step, enabled=accelerator.is_main_process)
-        traced = config.train.profile if accelerator.is_main_process else 0
+        for warning in warnings:
+            self._warn(warning)
+        self.saver = Saver(folder, run_identity(config), train.keep, self._warn)
+        traced = train.profile if accelerator.is_main_process else 0
         self.profiler = StepProfiler(traced, folder.path / "profile" / "trace.json", self.display.say)
+
+    def _build_network(self) -> None:
+        config, train, device = self.config, self.config.train, self.accelerator.device
+        classes, views = len(self.data.classes), config.data.num_views
+        torch.manual_seed(train.seed)  # the same weights on every rank
+        logits = classes if config.loss.name == "cross_entropy" else None
+        network = ContrastiveModel(config.model, logits).to(device, memory_format=torch.channels_last)
+        shape = {"num_views": views, "dim": config.model.head_dim, "max_rows": train.global_batch * views}
+        self.criterion = build_loss(config.loss, classes, self.group, **shape).to(device)
+        self.monitor = None
+        if config.monitor.nscl:
+            self.monitor = NsclMonitor(classes, num_views=views, group=self.group, backend=config.loss.backend)
+        self.ema = Ema(network, train.ema) if train.ema else None
+        if train.batch_norm == "sync" and self.group is not None:
+            network = synchronise(network, device, self.group)
+        if train.batch_norm == "ghost":
+            network = use_ghost_groups(network, train.bn_group, views)
+        optimizer = build_optimizer(network, train, device)
+        add_criterion(optimizer, self.criterion)
+        compile_network(network, train.compile)
+        self.network = network
+        self.model, self.optimizer = self.accelerator.prepare(network, optimizer)  # the same, wrapped
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done so far."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def encoder(self) -> ResNetEncoder:
+        """What is evaluated and exported."""
+        return (self.network if self.ema is None else self.ema.model).encoder
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
-    def fit(self) -> dict:
+    def fit(self) -> dict | None:
         train = self.config.train
         try:
-            self._announce()
-            while self.epoch < train.epochs:
-                self.epoch_figures = self._train_epoch()
-                self.epoch += 1
-                if self.data.val is not None and (self.epoch % train.val_every == 0 or self.epoch == train.epochs):
-                    self.epoch_figures |= self._validate()
-                self._write("epoch", self.epoch_figures)
-                self.display.say(f"epoch {self.epoch}/{train.epochs}  {_describe(self.epoch_figures)}")
-                self._save()
-            return self._summarise()
+            with self.stop:
+                for line in opening_lines(self):
+                    self.display.say(line)
+                while self.epoch < train.epochs:
+                    if not self._train_epoch():
+                        return self._leave()
+                    if self.data.val is not None and (self.epoch % train.val_every == 0 or self.epoch == train.epochs):
+                        self.epoch_figures |= self._validate()
+                    self._write("epoch", self.epoch_figures)
+                    self.display.say(f"epoch {self.epoch}/{train.epochs}  {describe(self.epoch_figures)}")
+                    self._begin_epoch()
+                    self._save(epoch_end=True)
+                    if self.stop.agreed(self.accelerator.device, self.group) and self.epoch < train.epochs:
+                        return self._leave()
+                self.saver.finish()
+                return self._summarise()
         finally:
+            self.saver.wait()
             self.profiler.close()
             self.display.close()
             if self.log is not None:
                 self.log.close()
 
-    def _train_epoch(self) -> dict[str, float]:
-        """One pass over the data. Returns the figures of the whole epoch."""
-        meter = Meter(self.accelerator.device, self.group)
-        epoch_start = interval_start = self.clock.state()
-        end = self.step + self.steps_per_epoch
+    def _begin_epoch(self) -> None:
+        self.meter, self.epoch_began = Meter(self.accelerator.device, self.group), self.clock.state()
+
+    def _train_epoch(self) -> bool:
+        """The rest of the epoch; sets its figures. False if the run was asked to stop, and is saved."""
+        interval_began = self.clock.state()
+        end = (self.epoch + 1) * self.steps_per_epoch
         self.model.train()
-        self.data.train.set_epoch(self.epoch)
+        self.data.train.load_state_dict(self._position())
         self.clock.start()
         for views, labels, _ in self.data.train:
             self.clock.got_data()
-            rate = self._update(views, labels, meter)
-            log = self.step % self.config.train.log_every == 0 or self.step == end
-            figures = meter.read() if log else {}
-            self.clock.worked(self.views_per_step)
-            if log:
-                self._require_finite(figures["loss"])
-                figures |= self.clock.rates(interval_start) | gpu_memory(self.accelerator.device)
-                interval_start = self.clock.state()
-                self._write("step", {"lr": rate, **figures})
-                self.display.step(self.step, _describe(figures))
+            rate = self.update(views, labels)
+            alone_and_asked = self.group is None and self.stop.name is not None
+            meet = self.step % self.config.train.log_every == 0 or self.step == end or alone_and_asked
+            figures = self.meter.read() if meet else {}
+            self.clock.worked(self.config.train.global_batch * self.config.data.num_views)
+            if not meet:
+                continue
+            self._require_finite(figures["loss"])
+            figures |= self.clock.rates(interval_began) | gpu_memory(self.accelerator.device)
+            interval_began = self.clock.state()
+            self._write("step", {"lr": rate, **figures})
+            self.display.step(self.step, describe(figures))
+            self.histograms.gather()
+            self._average_buffers()
+            if self.step < end and self._save_or_stop():
+                return False
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             self._require_finite(math.nan)  # the last update may have spoilt what no loss has seen yet
-        return meter.read_all() | self.clock.rates(epoch_start) | self.histograms.read()
+        self.epoch_figures = self.meter.read_all() | self.clock.rates(self.epoch_began) | self.histograms.read()
+        return True
 
-    def _update(self, views: torch.Tensor, labels: torch.Tensor, meter: Meter) -> float:
+    def update(self, views: torch.Tensor, labels: torch.Tensor) -> float:
         """One optimiser step; returns its learning rate."""
-        train = self.config.train
-        rate = learning_rate(
-            self.step,
-            total_steps=self.total_steps,
-            peak=train.lr,
-            warmup_steps=round(train.warmup_epochs * self.steps_per_epoch),
-        )
+        rate = self.schedule(self.step)
         set_learning_rate(self.optimizer, rate)
-        z_ND = self.model(views)
-        labels = labels.repeat(self.config.data.num_views)
-        loss, stats = self.criterion.with_stats(z_ND, labels)
-        if self.monitor is not None:
-            stats = {**stats, **self.monitor(z_ND.detach(), labels)}
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+        loss, stats = forward_backward(
+            self.model,
+            self._objective,
+            views,
+            labels,
+            self.images_per_pass,
+            lambda loss: self.accelerator.backward(loss * self.accelerator.num_processes),
+        )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        meter.add(loss, stats)
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step)
+        self.meter.add(loss, stats)
         self.histograms.add(stats)
         self.profiler.step()
-        self.step += 1
         return rate
 
+    def _objective(self, z_ND: torch.Tensor, labels_N: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, stats = self.criterion.with_stats(z_ND, labels_N)
+        return loss, stats if self.monitor is None else {**stats, **self.monitor(z_ND.detach(), labels_N)}
+
+    def _save_or_stop(self) -> bool:
+        """Within an epoch: save where it is time to. True if the run is to stop: then it is saved."""
+        train = self.config.train
+        stop = self.stop.agreed(self.accelerator.device, self.group) is not None
+        steps, seconds = self.step - self.saved_at[0], time.monotonic() - self.saved_at[1]
+        due = 0 < train.save_steps <= steps or 0 < 60 * train.save_minutes <= seconds
+        if stop or (due and not self.saver.busy):
+            self._save()
+            self.clock.start()
+        return stop
+
     def _validate(self) -> dict[str, float]:
-        """kNN and nearest-mean accuracy of the held-out images, on the first rank; the others wait."""
-        top1: dict[str, float] = {}
-        if self.accelerator.is_main_process:
-            encoder, device = self._bare_model().encoder, self.accelerator.device
-            bank_x, bank_y = (t.to(device) for t in extract(encoder, self.data.bank, device))
-            val_x, val_y = (t.to(device) for t in extract(encoder, self.data.val, device))
-            k = min(headline_k((20,)), len(bank_x))
-            classes = len(self.data.classes)
-            top1["val_knn_top1"] = accuracy(knn_predict(bank_x, bank_y, val_x, classes, (k,))[k], val_y)
-            top1["val_centroid_top1"] = accuracy(nearest_mean(bank_x, bank_y, val_x, classes), val_y)
+        """Accuracy on the held-out images, on the first rank; the others wait."""
+        first = self.accelerator.is_main_process
+        top1 = held_out_accuracy(self.encoder, self.data, self.accelerator.device) if first else {}
         self.accelerator.wait_for_everyone()
         return top1
 
-    # ---- what is said, written and kept ----------------------------------------------------------------------------
+    # ---- what is kept ----------------------------------------------------------------------------------------------
 
-    def _announce(self) -> None:
-        config, data, accelerator = self.config, self.data, self.accelerator
-        warning = distributed.launcher_warning(dict(os.environ), accelerator.num_processes)
-        if warning:
-            self.display.say(f"warning: {warning}")
-        precision = distributed.resolve_precision(config.train.precision, accelerator.device.type == "cuda")
-        views = kernels.views_backend(accelerator.device, distributed.COMPUTE_DTYPES[precision])
-        self.display.say(
-            f"{config.model.encoder} width {config.model.width:g}, {config.loss.name} loss, "
-            f"{len(data.classes)} classes, {data.train.num_samples} images, "
-            f"{config.train.epochs} epochs of {self.steps_per_epoch} steps, "
-            f"global batch {config.train.global_batch} x {config.data.num_views} views"
-        )
-        self.display.say(
-            f"{accelerator.num_processes} process(es) on {accelerator.device.type}, "
-            f"{torch.get_num_threads()} threads each, precision {precision}, "
-            f"data backend {data.images.name}, views by {views}, batch norm {config.train.batch_norm}"
-        )
-        if self.epoch:
-            self.display.say(f"resuming {self.folder.path} after epoch {self.epoch}")
-        if self.epoch >= config.train.epochs:
-            self.display.say(f"{self.folder.path} has all its {config.train.epochs} epochs: nothing left to train")
-
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss or a weight is not finite at step {self.step}: lower --train.lr or lengthen "
-                f"--train.warmup-epochs, and give a new --out"
-            )
-
-    def _write(self, kind: str, figures: dict) -> None:
-        if self.log is not None:
-            self.log.write({"kind": kind, "epoch": self.epoch, "step": self.step, **figures})
-
-    def _bare_model(self) -> ContrastiveModel:
-        return self.accelerator.unwrap_model(self.model)
-
-    def _save(self) -> None:
-        """checkpoints/last, the encoder, and checkpoints/epoch-NNN where due. On the first rank."""
+    def _save(self, epoch_end: bool = False) -> None:
+        """checkpoints/last; at the end of an epoch the encoder too, and checkpoints/epoch-NNN where due. First rank."""
+        self.saved_at = (self.step, time.monotonic())
         if not self.accelerator.is_main_process:
             return
-        model = self._bare_model()
         state = {
-            "epoch": self.epoch,
             "step": self.step,
             "data": self._data_identity(),
             "clock": self.clock.state(),
+            "epoch_began": self.epoch_began,
+            "meter": self.meter.state(),
+            "histograms": self.histograms.state(),
             "figures": self.epoch_figures,
-            "model": model.state_dict(),
+            "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "criterion": self.criterion.state_dict(),
+            **{name: module.state_dict() for name, module in self._modules().items()},
         }
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
-        save_tensors(self.folder.encoder, model.encoder.state_dict())
         every = self.config.train.save_every
-        if every and self.epoch % every == 0:
-            save_checkpoint(self.folder.kept(self.epoch), state)
-        save_checkpoint(self.folder.last, state)
-
-    def _data_identity(self) -> dict:
-        return {"images": self.data.train.num_samples, "classes": self.data.classes}
+        self.saver.save(
+            state,
+            encoder=f"/{'model' if self.ema is None else 'ema'}/encoder." if epoch_end else None,
+            kept_epoch=self.epoch if epoch_end and every and self.epoch % every == 0 else None,
+        )
 
     def _restore(self, state: dict) -> None:
         if state["data"] != self._data_identity():
@@ -271,58 +280,59 @@ class Run:
                 f"{state['data']['images']} images of {len(state['data']['classes'])} classes): "
                 "give a new --out, or the old file to resume"
             )
-        self._bare_model().load_state_dict(state["model"])
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
         restore_optimizer(self.optimizer, state["optimizer"])
-        self.criterion.load_state_dict(state.get("criterion", {}))  # of before it had a state: nothing to restore
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.epoch_figures = state["epoch"], state["step"], state["figures"]
+        self.step, self.epoch_figures, self.epoch_began = state["step"], state["figures"], state["epoch_began"]
         self.clock = Clock(**state["clock"])
+        self.meter.restore(state["meter"])
+        self.histograms.restore(state["histograms"])
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        modules = {"model": self.network, "criterion": self.criterion}
+        return modules if self.ema is None else {**modules, "ema": self.ema.model}
+
+    def _data_identity(self) -> dict:
+        return {"images": self.data.train.num_samples, "classes": self.data.classes}
+
+    def _position(self) -> dict[str, int]:
+        """Where in the data the run stands: a function of the steps done, for every number of processes."""
+        epoch, step = divmod(self.step, self.steps_per_epoch)
+        return {"epoch": epoch, "step": step, "global_batch": self.config.train.global_batch}
+
+    def _average_buffers(self) -> None:
+        """Running statistics of all ranks; synchronised ones are the same already."""
+        if self.config.train.batch_norm != "sync":
+            distributed.average_buffers([self.network, *([self.ema.model] if self.ema else [])], self.group)
+
+    # ---- what is said and written ----------------------------------------------------------------------------------
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss or a weight is not finite at step {self.step}: lower --train.lr or lengthen "
+                f"--train.warmup-epochs, and give a new --out"
+            )
+
+    def _warn(self, text: str) -> None:
+        self.display.say(f"warning: {text}")
+
+    def _write(self, kind: str, figures: dict) -> None:
+        if self.log is not None:
+            self.log.write({"kind": kind, "epoch": self.epoch, "step": self.step, **figures})
+
+    def _leave(self) -> None:
+        """The end of a run that was asked to stop."""
+        self.saver.finish()
+        self.display.say(f"stopped by a signal after step {self.step}, saved. Resume with: {shlex.join(sys.argv)}")
 
     def _summarise(self) -> dict:
-        """Write and return summary.json. Scores of an earlier encoder go."""
-        whole_run = self.clock.rates(Clock().state())
-        summary = {
-            "final_loss": self.epoch_figures["loss"],
-            "val_knn_top1": self.epoch_figures.get("val_knn_top1"),
-            "val_centroid_top1": self.epoch_figures.get("val_centroid_top1"),
-            **whole_run,
-            "epochs": self.epoch,
-            "seconds": self.clock.seconds,
-            "world_size": self.accelerator.num_processes,
-            "global_batch": self.config.train.global_batch,
-            "backend": self.data.images.name,
-            "replaced_images": self.data.replaced_images,
-            "device": self.accelerator.device.type,
-            "device_name": distributed.device_name(self.accelerator.device),
-            "versions": _versions(),
-            "command": " ".join(sys.argv),
-        }
-        if self.accelerator.is_main_process and not self._already_summarised():
+        """Write and return summary.json, without scores; only a finished run that is started again keeps its own."""
+        summary = summarise(self)
+        finished_before = self.resumed_at == self.total_steps and self.folder.read_summary() is not None
+        if self.accelerator.is_main_process and not finished_before:
             write_json(self.folder.summary, summary)
         self.display.say(f"trained in {format_seconds(self.clock.seconds)}: {self.folder.path}")
         return summary
-
-    def _already_summarised(self) -> bool:
-        """A finished run that is started again changes nothing, so that its scores stay."""
-        return self.resumed_at == self.config.train.epochs and self.folder.read_summary() is not None
-
-
-def _describe(figures: dict[str, float]) -> str:
-    parts = [f"loss {figures['loss']:.4f}"]
-    if figures.get("val_knn_top1") is not None:
-        parts.append(f"val kNN {figures['val_knn_top1']:.2%} centroid {figures['val_centroid_top1']:.2%}")
-    parts += [f"{figures['views_per_second']:,.0f} views/s", f"data wait {figures['data_wait_fraction']:.0%}"]
-    if "gpu_memory_mb" in figures:
-        parts.append(f"GPU {figures['gpu_memory_mb'] / 1000:.1f} GB")
-    return "  ".join(parts)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "fastvarcon": fastvarcon.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "accelerate": accelerate.__version__,
-        "python": platform.python_version(),
-    }

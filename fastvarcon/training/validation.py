@@ -1,0 +1,21 @@
+"""The accuracy curve of a run: held-out images, named by their neighbours among training images and by class means."""
+
+from __future__ import annotations
+
+import torch
+
+from fastvarcon.evaluation.features import extract
+from fastvarcon.evaluation.knn import accuracy, headline_k, knn_predict, nearest_mean
+from fastvarcon.models.encoders import ResNetEncoder
+from fastvarcon.training.data import RunData
+
+
+def held_out_accuracy(encoder: ResNetEncoder, data: RunData, device: torch.device) -> dict[str, float]:
+    """kNN and nearest-mean accuracy of the held-out images, fractions of 1."""
+    bank_x, bank_y = (t.to(device) for t in extract(encoder, data.bank, device))
+    val_x, val_y = (t.to(device) for t in extract(encoder, data.val, device))
+    k, classes = min(headline_k((20,)), len(bank_x)), len(data.classes)
+    return {
+        "val_knn_top1": accuracy(knn_predict(bank_x, bank_y, val_x, classes, (k,))[k], val_y),
+        "val_centroid_top1": accuracy(nearest_mean(bank_x, bank_y, val_x, classes), val_y),
+    }
