@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional, arg
@@ -18,76 +16,18 @@ from fastvarcon.commands.inspect import inspect
 from fastvarcon.commands.merge import merge
 from fastvarcon.commands.settings import with_recipe
 from fastvarcon.commands.verify import verify
-from fastvarcon.config import BackendName
-from fastvarcon.errors import UserError, exits_cleanly
-from fastvarcon.machine import available_cores
+from fastvarcon.errors import exits_cleanly
 
 
-@dataclass
-class EvalData:
-    train: Path | None = None
-    """Labelled images that the probe learns from or that vote; default: those of the run."""
-    val: Path | None = None
-    """Held-out labelled images that are scored; default: those of the run."""
-    backend: BackendName | None = None
-    """Data backend; default: that of the run (for resident: cpu, as every image is read once)."""
-    workers: int = 0
-    """Decoding threads; 0 = one per core."""
+def evaluate() -> None:
+    """Score an encoder: `fastvarcon eval linear RUN`, knn, few-shot, transfer, corruption and others."""
+    # replaced in main by the commands of its own, so that each has its own flags
 
 
-def evaluate(
-    name: Annotated[
-        Positional[Literal["linear", "knn"]], arg(help="linear: linear probe. knn: cosine nearest neighbours.")
-    ],
-    run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training.")],
-    data: EvalData,
-    k: Annotated[
-        tuple[int, ...] | None, arg(help="knn: numbers of neighbours; default 1 5 20 200. The headline is k = 20.")
-    ] = None,
-    features: Annotated[
-        Literal["encoder", "pixels"],
-        arg(help="What is scored: the encoder's features, or raw pixels as the floor an encoder must beat."),
-    ] = "encoder",
-    seed: Annotated[int, arg(help="Seeds the probe's order and its split of the training set.")] = 0,
+def report(
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training, or folder of scores.")],
 ) -> None:
-    """Score the encoder of a run; writes RUN/eval/NAME.json. Nothing is ever chosen on the held-out images."""
-    from fastvarcon.config import Config
-
-    if k is not None and (not k or min(k) < 1):
-        raise UserError("--k needs one or more numbers of neighbours, each at least 1")
-    if data.workers < 0:
-        raise UserError(f"--data.workers must be 0 (one per core) or more, got {data.workers}")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed must lie between 0 and 2**63 - 1, got {seed}")
-    settings = Config.load(run / "config.json").data
-    train, val = data.train or settings.train, data.val or settings.val
-    if val is None:
-        raise UserError("--data.val is missing: give the held-out file to score on")
-    from fastvarcon.evaluation.scores import EvalRequest
-    from fastvarcon.evaluation.scores import evaluate as score
-
-    result = score(
-        name,
-        EvalRequest(
-            run=run,
-            train=train,
-            val=val,
-            backend=data.backend or {"resident": "cpu"}.get(settings.backend, settings.backend),
-            workers=data.workers or available_cores(),
-            seed=seed,
-            command=shlex.join(["fastvarcon", *sys.argv[1:]]),
-            ks=k,
-            pixels=features == "pixels",
-        ),
-    )
-    top5 = f", top-5 {result['top5']:.2%}" if result.get("top5") is not None else ""
-    print(f"{name} on {result['features']}: top-1 {result['top1']:.2%}{top5}  ({result['protocol']})")
-    for neighbours, top1 in result.get("top1_by_k", {}).items():
-        print(f"  k = {neighbours:>4}  {top1:.2%}")
-
-
-def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training.")]) -> None:
-    """Print the scores of a run and write RUN/report.html, one self-contained page with its curves."""
+    """Print the scores of a run and write RUN/report.html, one self-contained page with its scores and curves."""
     from rich.console import Console
 
     from fastvarcon.reporting.html import write_report
@@ -127,6 +67,10 @@ def main() -> None:
 
         benchmarks = with_recipe(BENCHMARKS, sys.argv)
         return tyro.extras.subcommand_cli_from_dict(benchmarks, prog="fastvarcon bench", args=sys.argv[2:])
+    if sys.argv[1:2] == ["eval"]:
+        from fastvarcon.commands.evaluate import evaluate as run_evaluation
+
+        return run_evaluation(sys.argv[2:])
     tyro.extras.subcommand_cli_from_dict(
         with_recipe(COMMANDS, sys.argv),
         prog="fastvarcon",

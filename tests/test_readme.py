@@ -32,7 +32,7 @@ def test_flags_are_known_to_the_program(run_python, command):
     words = shlex.split(command)
     recipe = next((word for word in words if word.startswith("recipes/")), None)
     if recipe is None:
-        depth = 3 if words[1] == "bench" else 2
+        depth = 3 if words[1] in ("bench", "eval") else 2
         program, own = ("-m", "fastvarcon.cli", *words[1:depth]), words[depth:]
     else:
         program, own = (recipe,), words[words.index(recipe) + 1 :]

@@ -1,14 +1,20 @@
-"""Features of a dataset under a frozen encoder: extracted once, cached in the run folder."""
+"""Features of images under a frozen encoder: extracted once, by all processes, and cached.
+
+The batches are cut the same way for every number of processes: batch b is images 256 b to 256 b + 255, and a process
+takes a run of whole batches. So an image is computed with the same neighbours wherever that happens, no image is
+repeated to fill a batch, and the features are those of one process.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError
@@ -18,11 +24,15 @@ from torch import Tensor
 import fastvarcon
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Backend
-from fastvarcon.data.loader import Loader, ViewSpec
+from fastvarcon.data.loader import Loader
 from fastvarcon.errors import UserError
+from fastvarcon.evaluation.images import Images, eval_spec
+from fastvarcon.evaluation.processes import Processes
+from fastvarcon.evaluation.target import Target
+from fastvarcon.progress import Counter
 
-BATCH = 256  # images at a time; features do not depend on it
-PIXEL_SIDE = 32  # raw-pixel features are views of at most this side
+__all__ = ["BATCH", "Extractor", "Features", "check_labels", "check_pair", "counts", "eval_spec", "extract"]
+BATCH = 256  # images at a time
 
 
 @dataclass(frozen=True)
@@ -40,80 +50,152 @@ def extract(
 ) -> tuple[Tensor, Tensor]:
     """Features [n, D] float32 and labels [n] on the host, for every image of `loader` in its order.
 
-    The encoder is used in eval mode and left as it was. `on_batch` is told the number of images of each batch.
+    The encoder is used in eval mode and left as it was. `on_batch` is told the number of images of each batch. On a
+    GPU the copy of a batch overlaps with the work on the next one.
     """
     was_training = encoder.training
     encoder.eval()
     features, labels = [], []
     try:
         for views, batch_labels, _ in loader:
-            features.append(encoder(views.to(device)).float().flatten(1).cpu())
+            made = encoder(views.to(device)).float().flatten(1)
+            features.append(_to_host(made))
             labels.append(batch_labels.cpu())
             on_batch(len(batch_labels))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     finally:
         encoder.train(was_training)
     return torch.cat(features), torch.cat(labels)
 
 
-def eval_spec(data: DataConfig) -> ViewSpec:
-    """Evaluation views of a run: resize, centre crop, normalise."""
-    return ViewSpec(
-        size=data.size,
-        mean=data.mean,
-        std=data.std,
-        policy="eval",
-        num_views=1,
-        resize=data.eval_resize,
-        interpolation=data.interpolation,
-    )
+def _to_host(made: Tensor) -> Tensor:
+    if made.device.type != "cuda":
+        return made
+    return torch.empty(made.shape, dtype=made.dtype, pin_memory=True).copy_(made, non_blocking=True)
 
 
-def encoder_features(
-    encoder: nn.Module,
-    encoder_id: str,
-    backend: Backend,
-    data: DataConfig,
-    device: torch.device,
-    cache: Path,
-    on_batch: Callable[[int], None] = lambda images: None,
-) -> Features:
-    """Features of all images of `backend`, from the cache folder if the same encoder has seen the same data before.
+@dataclass(frozen=True)
+class Order:
+    """One set of features to extract."""
 
-    `encoder_id` is the SHA-256 of the encoder's file. The cache holds the features of one encoder.
+    target: Target
+    images: Images
+    data: DataConfig
+
+
+class Extractor:
+    """Makes features with all processes. The first one asks; the others serve until it closes.
+
+    Collectives of an extraction: one broadcast of the order, one message with the rows of each other process.
+
+    Args:
+        cache: folder for the features of `main`, the one encoder that is asked for again and again.
     """
-    recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{eval_spec(data)}"
-    path = cache / f"{encoder_id[:16]}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
-    if path.exists():
+
+    def __init__(self, processes: Processes, workers: int, cache: Path | None = None, main: Target | None = None):
+        self._processes, self._workers = processes, workers
+        self._cache, self._main = cache, main
+        self._built: tuple[tuple[Target, int], nn.Module, str] | None = None
+
+    def encoder(self, target: Target, size: int) -> tuple[nn.Module, str]:
+        """The encoder on this process's device, in eval mode, and the SHA-256 that tells its weights."""
+        if self._built is None or self._built[0] != (target, size):
+            encoder, digest = target.build(size)
+            encoder = encoder.to(self._processes.device, memory_format=torch.channels_last)
+            self._built = ((target, size), encoder, digest)
+        return self._built[1:]
+
+    def open(self, order: Order) -> Backend:
+        """The images of an order, not yet decoded."""
+        return order.images.open(self._workers, self._processes.device, order.data)
+
+    def features(self, order: Order) -> Features:
+        """On the first process. Raises UserError for files, weights and sizes that do not fit."""
+        _, digest = self.encoder(order.target, order.data.size)
+        backend = self.open(order)
         try:
-            stored = load_file(path)
-            return Features(stored["x"], stored["labels"], backend.classes)
-        except (SafetensorError, KeyError, OSError):
-            path.unlink(missing_ok=True)  # torn by a crash of the disk: extract again
-    with Loader(backend, eval_spec(data), global_batch=BATCH, train=False, device=device) as loader:
-        x, labels = extract(encoder, loader, device, on_batch)
-    cache.mkdir(parents=True, exist_ok=True)
-    for other in cache.glob("*.safetensors"):
-        if not other.name.startswith(encoder_id[:16]):  # of an earlier encoder: nobody will ask for it again
-            other.unlink(missing_ok=True)
+            path = self._cache_path(order, digest, backend)
+            stored = _load(path) if path is not None else None
+            if stored is None:
+                self._processes.send(order)
+                x = self._processes.gather_rows(self._extract(order, backend), _bounds(len(backend), self._processes))
+                stored = x, torch.from_numpy(np.asarray(backend.labels, dtype=np.int64))
+                if path is not None:
+                    _store(path, *stored)
+            return Features(*stored, backend.classes)
+        finally:
+            backend.close()
+
+    def serve(self) -> None:
+        """On every other process: do what the first one asks for, until it is done."""
+        while (order := self._processes.receive()) is not None:
+            backend = self.open(order)
+            try:
+                self._processes.give_rows(self._extract(order, backend))
+            finally:
+                backend.close()
+
+    def _extract(self, order: Order, backend: Backend) -> Tensor:
+        """Features of this process's images."""
+        encoder, _ = self.encoder(order.target, order.data.size)
+        first, last = _bounds(len(backend), self._processes)[self._processes.rank]
+        if first == last:
+            return torch.zeros(0, 0)
+        name = order.images.path.name if order.images.corruption is None else order.images.corruption
+        what = "pixels" if order.target.kind == "pixels" else "features"
+        loader = Loader(
+            backend,
+            order.images.spec(order.data),
+            global_batch=BATCH,
+            train=False,
+            subset=np.arange(first, last),
+            seed=order.images.seed,
+            device=self._processes.device,
+        )
+        loader.set_epoch(order.images.epoch)
+        with loader, Counter(f"{what} of {name}", last - first) as counter:
+            advance = counter.advance if self._processes.rank == 0 else lambda images: None
+            return extract(encoder, loader, self._processes.device, advance)[0]
+
+    def _cache_path(self, order: Order, digest: str, backend: Backend) -> Path | None:
+        """None for features that nobody will ask for again: other encoders, augmented and corrupted images."""
+        plain = order.images.corruption is None and order.images.policy == "eval"
+        if self._cache is None or order.target != self._main or order.target.kind == "pixels" or not plain:
+            return None
+        recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{eval_spec(order.data)}"
+        self._cache.mkdir(parents=True, exist_ok=True)
+        for other in self._cache.glob("*.safetensors"):
+            if not other.name.startswith(digest[:16]):  # of an earlier encoder: nobody will ask for it again
+                other.unlink(missing_ok=True)
+        return self._cache / f"{digest[:16]}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
+
+
+def _bounds(count: int, processes: Processes) -> list[tuple[int, int]]:
+    """First and last + 1 image of every process: whole batches, shared as evenly as they go."""
+    batches, world = -(-count // BATCH), processes.world_size
+    cuts = [min(count, BATCH * (batches * rank // world)) for rank in range(world + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def _load(path: Path) -> tuple[Tensor, Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        stored = load_file(path)
+        return stored["x"], stored["labels"]
+    except (SafetensorError, KeyError, OSError):
+        path.unlink(missing_ok=True)  # torn by a crash of the disk: extract again
+        return None
+
+
+def _store(path: Path, x: Tensor, labels: Tensor) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file({"x": x, "labels": labels}, aside)
     aside.replace(path)
-    return Features(x, labels, backend.classes)
 
 
-def pixel_features(
-    backend: Backend, data: DataConfig, on_batch: Callable[[int], None] = lambda images: None
-) -> Features:
-    """Normalised pixels of the evaluation views, shrunk to at most PIXEL_SIDE: the floor an encoder must beat."""
-    side = min(data.size, PIXEL_SIDE)
-    resize = round(data.eval_resize * side / data.size)
-    spec = dataclasses.replace(eval_spec(data), size=side, resize=max(side, resize))
-    with Loader(backend, spec, global_batch=BATCH, train=False) as loader:
-        x, labels = extract(nn.Identity(), loader, torch.device("cpu"), on_batch)
-    return Features(x, labels, backend.classes)
-
-
-def check_pair(train: Features, val: Features) -> None:
+def check_pair(train: Features | Backend, val: Features | Backend) -> None:
     """Raise UserError unless both sets are labelled and have the same classes."""
     if train.classes != val.classes:
         missing = sorted(set(train.classes) ^ set(val.classes))
@@ -124,6 +206,20 @@ def check_pair(train: Features, val: Features) -> None:
             f"the training and the held-out file have different classes ({detail}): "
             "convert them from folders with the same class names"
         )
-    for features, flag in ((train, "--data.train"), (val, "--data.val")):
-        if bool((features.labels < 0).any()):
-            raise UserError(f"the file of {flag} has unlabelled images: a score needs labels")
+    check_labels(train, "--data.train")
+    check_labels(val, "--data.val")
+
+
+def counts(train: Features, val: Features) -> dict[str, int]:
+    """What a score is based on."""
+    return {
+        "num_train": len(train.x),
+        "num_val": len(val.x),
+        "num_classes": len(val.classes),
+        "feature_dim": val.x.shape[1],
+    }
+
+
+def check_labels(images: Features | Backend, flag: str) -> None:
+    if bool((images.labels < 0).any()):
+        raise UserError(f"the file of {flag} has unlabelled images: a score needs labels")

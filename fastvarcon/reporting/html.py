@@ -1,56 +1,46 @@
-"""report.html: one self-contained page about a run. No script, no network, readable on a phone."""
+"""report.html: one self-contained page about a run, or about a folder of scores. Readable on a phone, no network."""
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from pathlib import Path
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 from fastvarcon.progress import format_seconds
+from fastvarcon.reporting.page import page, picture, pictures, write_page
 from fastvarcon.reporting.plots import training_curves
-from fastvarcon.reporting.tables import LOSS_TITLES, score_rows
+from fastvarcon.reporting.sections import section
+from fastvarcon.reporting.tables import LOSS_TITLES, percent, results, score_rows
 from fastvarcon.run_folder import RunFolder, read_metrics
-
-CSS = """
-body{font:16px/1.5 system-ui,sans-serif;color:#1c1c1c;background:#fff;max-width:60rem;margin:0 auto;padding:1rem}
-h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem;border-bottom:1px solid #ddd}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid #eee;vertical-align:top}
-tr.score td{border-bottom:0;font-weight:600;padding-bottom:0}
-.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-code{font-size:.85em;overflow-wrap:anywhere;color:#444}
-.curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
-figure{margin:0}figcaption{font-weight:600}img{width:100%;height:auto}details{margin:1rem 0}
-"""
 
 
 def write_report(run: Path) -> Path:
-    """Write RUN/report.html and return its path. Raises UserError if `run` is no run folder or has no metrics yet."""
-    folder = RunFolder(run)
-    config = Config.load(folder.config)
+    """Write RUN/report.html and return its path. Raises UserError if `run` has neither metrics nor scores."""
+    found = results(run)
+    body = _scores(run) + "".join(section(stem, result) for stem, result in found.items())
+    title = f"Scores of {next(iter(found.values()))['title']}" if found else run.name
+    if (run / "config.json").exists() or not found:
+        config = Config.load(run / "config.json")
+        title = f"{LOSS_TITLES.get(config.loss.name, config.loss.name)}, {config.model.encoder}: {run.name}"
+        body += _run(RunFolder(run), config, needed=not found)
+    path = run / "report.html"
+    write_page(path, page(title, body))
+    return path
+
+
+def _run(folder: RunFolder, config: Config, needed: bool) -> str:
     rows = read_metrics(folder.metrics)
     if not any(row["kind"] == "step" for row in rows):
-        raise UserError(f"{run} has no training metrics yet: let it run for --train.log-every steps")
-    summary = folder.read_summary()
-    title = f"{LOSS_TITLES[config.loss.name]}, {config.model.encoder}: {run.name}"
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{CSS}</style></head><body><h1>{escape(title)}</h1>"
-        f"{_scores(run)}{_training(summary, rows)}{_curves(rows, config)}{_settings(config)}</body></html>\n"
-    )
-    path = run / "report.html"
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
-    return path
+        if needed:
+            raise UserError(f"{folder.path} has no training metrics yet: let it run for --train.log-every steps")
+        return _settings(config)
+    return _training(folder.read_summary(), rows) + _curves(rows, config) + _settings(config)
 
 
 def _scores(run: Path) -> str:
     rows = "".join(
-        f'<tr class="score"><td>{escape(row.what)}</td><td class="number">{row.top1:.2%}</td>'
+        f'<tr class="score"><td>{escape(row.what)}</td><td class="number">{percent(row.top1, row.spread)}</td>'
         f'<td class="number">{"" if row.top5 is None else f"{row.top5:.2%}"}</td>'
         f'<td class="number">{row.num_val:,}</td></tr>'
         f'<tr><td colspan="4">{escape(row.protocol)}<br><code>{escape(row.command)}</code></td></tr>'
@@ -83,13 +73,11 @@ def _training(summary: dict | None, rows: list[dict]) -> str:
 
 
 def _curves(rows: list[dict], config: Config) -> str:
-    pictures = "".join(
-        f'<figure><figcaption>{escape(title)}</figcaption><img alt="{escape(title)}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"></figure>'
-        for title, svg in training_curves(rows, config).items()
-    )
+    curves = [
+        picture(title, svg, title) for title, svg in training_curves(rows, config).items()
+    ]
     return (
-        f'<h2>Curves</h2><div class="curves">{pictures}</div><p>Confidence and nearest-centroid accuracy are measured '
+        f"<h2>Curves</h2>{pictures(curves)}<p>Confidence and nearest-centroid accuracy are measured "
         "within the batch, where every row is part of its own centroid: they are high even for random features and do "
         "not measure learning. The held-out kNN does.</p>"
     )

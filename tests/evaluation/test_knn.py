@@ -1,5 +1,6 @@
 """Against scikit-learn's exact kNN, including its way with ties."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
@@ -26,6 +27,24 @@ def test_equals_scikit_learn_for_every_k(points, chunk, monkeypatch):
     for k in ks:
         oracle = KNeighborsClassifier(k, metric="cosine").fit(train_x, train_y)
         assert (predicted[k].numpy() == oracle.predict(query_x)).all(), k
+
+
+def test_weighted_votes_equal_scikit_learn(points):
+    train_x, train_y, query_x, _ = points
+    ks = (1, 2, 5, 20, 200)
+    weighted = knn.vote(train_x, train_y, query_x, 7, ks, 0.07)[1]
+    for k in ks:
+        oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+        assert (weighted[k].numpy() == oracle.fit(train_x, train_y).predict(query_x)).all(), k
+
+
+def test_nearest_mean_equals_scikit_learn(points):
+    train_x, train_y, query_x, _ = points
+    unit = torch.nn.functional.normalize(train_x, dim=1)
+    means = torch.stack([unit[train_y == label].mean(0) for label in range(7)])
+    oracle = KNeighborsClassifier(1, metric="cosine").fit(means, range(7))  # nearest in angle
+    assert (knn.nearest_mean(train_x, train_y, query_x, 7).numpy() == oracle.predict(query_x)).all()
+    assert not (knn.nearest_mean(train_x, train_y, query_x, 9) > 6).any(), "a class without images"
 
 
 def test_length_of_features_does_not_matter(points):

@@ -1,0 +1,72 @@
+"""`fastvarcon eval`: one sub-command an evaluation, each with its own flags."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from fastvarcon.errors import UserError
+from fastvarcon.evaluation.options import EVALUATIONS, EvalOptions
+
+
+@dataclass
+class Compare:
+    """One table and one page over runs, with significance over training seeds."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]", help="Folders with scores.")]
+    out: Path = Path("compare.html")
+    """Page to write; the figures go beside it, as .json."""
+
+
+def evaluate(args: list[str]) -> None:
+    """Parse the words behind `fastvarcon eval` and do what they say."""
+    commands = {name: evaluation.options for name, evaluation in EVALUATIONS.items()}
+    options = tyro.extras.subcommand_cli_from_dict(
+        {**commands, "compare": Compare},
+        prog="fastvarcon eval",
+        description="Score an encoder; nothing is ever chosen on the held-out images. "
+        "Writes RUN/eval/NAME.json and RUN/report.html.",
+        args=args,
+    )
+    command = shlex.join(["fastvarcon", "eval", *args])
+    if isinstance(options, Compare):
+        _compare(options, command)
+    else:
+        name = next(name for name, options_type in commands.items() if type(options) is options_type)
+        _score(name, options, command)
+
+
+def _score(name: str, options: EvalOptions, command: str) -> None:
+    options.validate()
+    from fastvarcon.evaluation.job import evaluate as score
+
+    done = score(name, options, command)
+    if done is None:  # not the first process
+        return
+    from fastvarcon.reporting.html import write_report
+    from fastvarcon.reporting.tables import in_words
+
+    out, result = done
+    page = write_report(out)
+    print(in_words(result))
+    print(page)
+
+
+def _compare(options: Compare, command: str) -> None:
+    if len(options.runs) < 2:
+        raise UserError("compare takes two or more run folders")
+    if options.out.suffix != ".html":
+        raise UserError(f"--out {options.out}: the page's name must end in .html")
+    from rich.console import Console
+
+    from fastvarcon.reporting.compare import compare, compare_table, write_page
+
+    result = compare(list(options.runs), command)
+    write_page(result, options.out)
+    Console().print(compare_table(result))
+    print(options.out)

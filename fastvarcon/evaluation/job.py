@@ -1,0 +1,145 @@
+"""What an evaluation gets: the features it asks for, the classes, a device and a seed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastvarcon.config import DataConfig
+from fastvarcon.errors import UserError
+from fastvarcon.evaluation.features import Extractor, Features, Order, check_labels, check_pair
+from fastvarcon.evaluation.images import Images
+from fastvarcon.evaluation.options import EVALUATIONS, EvalData, EvalOptions
+from fastvarcon.evaluation.processes import Processes
+from fastvarcon.evaluation.target import Target, resolve
+from fastvarcon.run_folder import RunFolder, write_json
+
+PIXEL_SIDE = 32  # raw-pixel features are views of at most this side
+
+
+@dataclass(frozen=True)
+class Job:
+    """One encoder and its data. Made by `open_job`, on the first process."""
+
+    target: Target
+    data: DataConfig
+    """With train, val, backend, size, eval_resize, mean and std filled in."""
+    extractor: Extractor
+    out: Path
+    """Folder that eval/NAME.json goes to."""
+    workers: int
+    """Decoding threads."""
+    device: torch.device
+    seed: int
+
+    @property
+    def train_images(self) -> Images:
+        if self.data.train is None:
+            raise UserError("--data.train is missing: give the labelled images to learn from")
+        return Images(self.data.train, self.data.backend)
+
+    @property
+    def val_images(self) -> Images:
+        if self.data.val is None:
+            raise UserError("--data.val is missing: give the held-out file to score on")
+        return Images(self.data.val, self.data.backend)
+
+    def features(self, images: Images, target: Target | None = None) -> Features:
+        """Of this encoder, or of another target at the same views."""
+        return self.extractor.features(Order(target or self.target, images, self.data))
+
+    def pair(self, train: Images | None = None, val: Images | None = None) -> tuple[Features, Features]:
+        """Features of the training and of the held-out images, checked to be labelled alike before any is decoded."""
+        images = train or self.train_images, val or self.val_images
+        with contextlib.ExitStack() as opened:
+            backends = [self.extractor.open(Order(self.target, one, self.data)) for one in images]
+            for backend in backends:
+                opened.callback(backend.close)
+            check_pair(*backends)
+        return self.features(images[0]), self.features(images[1])
+
+    def val(self) -> Features:
+        """Features of the held-out images, checked to be labelled."""
+        val = self.features(self.val_images)
+        check_labels(val, "--data.val")
+        return val
+
+    @property
+    def encoder_id(self) -> str | None:
+        """SHA-256 that tells the weights; None for pixels."""
+        return None if self.target.kind == "pixels" else self.extractor.encoder(self.target, self.data.size)[1]
+
+
+def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict] | None:
+    """Run evaluation `name` and write eval/NAME.json. Returns it on the first process, None on the others.
+
+    Raises:
+        UserError: for flags, files and weights that do not fit.
+    """
+    options.validate()
+    start = time.perf_counter()
+    with Processes() as processes:
+        if processes.rank:
+            Extractor(processes, options.data.workers or processes.cores).serve()
+            return None
+        job = open_job(options, processes)
+        run = importlib.import_module(f"fastvarcon.evaluation.{EVALUATIONS[name].module}").run
+        figures = run(job, options)
+        result = {
+            "name": name,
+            "features": options.features,
+            "title": job.target.title,
+            "encoder_sha256": job.encoder_id,
+            **figures,
+            "data.train": None if job.data.train is None else str(job.data.train),
+            "data.val": None if job.data.val is None else str(job.data.val),
+            "size": job.data.size,
+            "device": job.device.type,
+            "world_size": processes.world_size,
+            "command": command,
+            "seed": options.seed,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        stem = name + options.stem
+        write_json(job.out / "eval" / f"{stem}.json", result)
+        if options.features == "encoder" and "top1" in figures:
+            RunFolder(job.out).update_summary({f"{stem.replace('-', '_')}_top1": figures["top1"]})
+        return job.out, result
+
+
+def open_job(options: EvalOptions, processes: Processes) -> Job:
+    """RUN and its flags -> Job. Raises UserError for a RUN or flags that do not fit."""
+    target = resolve(options.run, options.weights)
+    data = data_settings(target, options.data)
+    out = options.out or (target.path if target.kind == "run" else Path("runs") / f"eval-{target.title}")
+    workers = options.data.workers or processes.cores
+    if options.features == "pixels":
+        target = dataclasses.replace(target, kind="pixels")
+        side = min(data.size, PIXEL_SIDE)
+        data = dataclasses.replace(data, size=side, eval_resize=max(side, round(data.eval_resize * side / data.size)))
+    extractor = Extractor(processes, workers, out / "features", target)
+    return Job(target, data, extractor, out, workers, processes.device, options.seed)
+
+
+def data_settings(target: Target, flags: EvalData) -> DataConfig:
+    """Those of the run, under the flags that are given."""
+    base = target.settings or DataConfig()
+    given = {
+        field.name: getattr(flags, field.name)
+        for field in dataclasses.fields(flags)
+        if getattr(flags, field.name) is not None and field.name != "workers"
+    }
+    if "size" in given and "eval_resize" not in given and given["size"] != base.size:
+        given["eval_resize"] = round(given["size"] * base.eval_resize / base.size)
+    if "backend" not in given and base.backend == "resident":
+        given["backend"] = "cpu"
+    data = dataclasses.replace(base, **given)
+    if data.eval_resize < data.size:
+        raise UserError(f"--data.eval-resize ({data.eval_resize}) must be at least --data.size ({data.size})")
+    return data

@@ -1,0 +1,109 @@
+"""Softmax regression by SGD, many probes at once.
+
+The probes are the columns of one matrix W_DP, P = probes x classes: a step of all of them is one matrix product forward
+and one backward, X_BD W_DP and X_BD^T E_BP. Each probe has its own learning rate and weight decay; probes of other
+seeds see the rows in other orders and are trained one after another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.9
+FEWEST_STEPS = 10
+"""Steps in an epoch at least: small training sets get smaller batches."""
+LARGEST_BATCH = 2048
+"""Matrix products run at full speed from here on; updates of the weights are what smaller batches cost."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Features minus their mean, over their deviation and sqrt(D): rows have length 1 on average, whatever the encoder,
+    and one grid of learning rates fits all."""
+
+    mean: Tensor
+    std: Tensor
+
+    @staticmethod
+    def of(x: Tensor) -> Scale:
+        return Scale(x.mean(0), x.std(0, correction=0).clamp(min=1e-6) * math.sqrt(x.shape[1]))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Probes:
+    """`lrs` x `decays`, given as one pair per probe, on features of D numbers and C classes.
+
+    Attributes:
+        weights: [D + 1, probes * C], bias last.
+    """
+
+    def __init__(self, weights: Tensor, num_classes: int, lrs: list[float], decays: list[float]):
+        self.weights, self._classes, self._count = weights, num_classes, len(lrs)
+        self._velocity = torch.zeros_like(weights)
+        self._lr = weights.new_tensor(lrs).repeat_interleave(num_classes)
+        self._decay = weights.new_tensor(decays).repeat_interleave(num_classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[n, D] -> [probes, n, C]"""
+        flat = torch.addmm(self.weights[-1], x, self.weights[:-1])
+        return flat.view(len(x), self._count, self._classes).transpose(0, 1)
+
+    def step(self, rows: Tensor, labels: Tensor, factor: float) -> None:
+        """One step on rows [B, D + 1], the last column ones, at `factor` times the learning rates."""
+        error = rows @ self.weights
+        per_probe = error.view(len(rows), self._count, self._classes)
+        torch.softmax(per_probe, dim=2, out=per_probe)
+        target = labels.view(-1, 1, 1).expand(-1, self._count, 1)  # the gradient of the cross-entropy: p - onehot
+        per_probe.scatter_add_(2, target, error.new_full((1, 1, 1), -1.0).expand_as(target))
+        self._velocity.addcmul_(self.weights, self._decay / MOMENTUM)
+        torch.addmm(self._velocity, rows.T, error, beta=MOMENTUM, alpha=1 / len(rows), out=self._velocity)
+        self.weights.addcmul_(self._velocity, self._lr, value=-factor)
+
+
+def batch_size(num_rows: int) -> int:
+    return max(1, min(LARGEST_BATCH, num_rows // FEWEST_STEPS))
+
+
+def train(
+    probes: Probes,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epochs: int,
+    generator: torch.Generator,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """`epochs` passes over x [n, D], y [n] with cosine decay. `on_epoch` is told the number of epochs done."""
+    x = with_ones(x)
+    size = batch_size(len(x))
+    steps, step = epochs * math.ceil(len(x) / size), 0
+    with fast_products(x.device):
+        for epoch in range(epochs):
+            for index in torch.randperm(len(x), generator=generator).to(x.device).split(size):
+                probes.step(x[index], y[index], 0.5 * (1 + math.cos(math.pi * step / steps)))
+                step += 1
+            on_epoch(epoch + 1)
+
+
+def with_ones(x: Tensor) -> Tensor:
+    return torch.cat([x, x.new_ones(len(x), 1)], 1)
+
+
+@contextlib.contextmanager
+def fast_products(device: torch.device) -> Iterator[None]:
+    """Inside, float32 products on a CPU may round their factors to bfloat16, where the CPU has units for it (sums stay
+    float32; elsewhere nothing changes). Training only: what is scored is computed outside."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16" if device.type == "cpu" else before
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before

@@ -1,0 +1,227 @@
+"""What is scored: RUN on the command line -> an encoder, its identity, and the views it was made for.
+
+runs/r50                           a run folder: config.json and encoder.safetensors
+runs/r50/checkpoints/epoch-050     one of its checkpoints
+encoder.safetensors, or its folder an exported ResNet: the architecture is read off the tensors
+resnet50, timm/vit_tiny_patch16_224  an architecture, with --weights FILE.safetensors or --weights random
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn as nn
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from fastvarcon.config import Config, DataConfig
+from fastvarcon.errors import UserError
+from fastvarcon.models.encoders import ENCODERS, ResNetEncoder, build_encoder, identify_encoder
+from fastvarcon.run_folder import CHECKPOINT_FILE
+
+RANDOM_SEED = 0
+"""Of the weights of `--weights random`."""
+CHECKPOINT_PREFIX = "/model/encoder."
+"""Where a checkpoint of the trainer keeps the encoder's tensors."""
+
+CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "AuxLogits.", "aux")
+"""Names of tensors that features do without."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Small and plain: it is sent to the other processes, which build the encoder themselves."""
+
+    kind: Literal["run", "checkpoint", "file", "architecture", "pixels"]
+    path: Path | None = None
+    """Of the run folder, checkpoint folder or weights."""
+    architecture: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Short name, also of the default folder of its scores."""
+        if self.kind == "architecture":
+            return f"{self.architecture.replace('/', '-')}-{self.path.stem if self.path else 'random'}"
+        if self.kind == "checkpoint":
+            return f"{self.path.parent.parent.name}-{self.path.name}"
+        if self.kind == "file":
+            return self.path.stem
+        return self.path.name if self.path else "pixels"
+
+    @property
+    def settings(self) -> DataConfig | None:
+        """The data settings it was trained with, where they are known."""
+        if self.kind == "run":
+            return Config.load(self.path / "config.json").data
+        if self.kind == "checkpoint":
+            return Config.load(self.path.parent.parent / "config.json").data
+        return None
+
+    def build(self, size: int) -> tuple[nn.Module, str]:
+        """The encoder in eval mode on the CPU, [N, 3, size, size] -> [N, D], and a SHA-256 that tells its weights.
+
+        Raises:
+            UserError: weights that do not fit, or an encoder that does not take images of `size` pixels.
+        """
+        if self.kind == "pixels":
+            return nn.Identity(), "pixels"
+        if self.kind == "run":
+            encoder, digest = identify_encoder(self.path)
+        elif self.kind == "checkpoint":
+            encoder, digest = _from_checkpoint(self.path)
+        elif self.kind == "file":
+            encoder, digest = _from_file(self.path)
+        else:
+            encoder, digest = _from_architecture(self.architecture, self.path)
+        encoder.eval()
+        try:
+            with torch.no_grad():
+                shape = encoder(torch.zeros(1, 3, size, size)).flatten(1).shape
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self.title} does not take images of {size} x {size} pixels ({reason}): give another --data.size"
+            ) from None
+        if shape[1] == 0:
+            raise UserError(f"{self.title} makes no features of images of {size} x {size} pixels: give a --data.size")
+        return encoder, digest
+
+
+def resolve(run: str, weights: str | None) -> Target:
+    """RUN and --weights -> Target. Raises UserError if it is none of the things above."""
+    path = Path(run)
+    if path.exists():
+        if weights is not None:
+            raise UserError(f"--weights belongs to a model name, and {run} is a path: leave it out")
+        return _at(path)
+    if run.endswith(".safetensors") or (path.parent != Path() and not run.startswith("timm/")):
+        raise UserError(f"{run} does not exist: give a run folder, an exported encoder or a model name")
+    if not run.startswith("timm/") and run not in torchvision_names() and run not in _timm_names():
+        raise UserError(f"{run} is not a run folder, nor an exported encoder, nor a torchvision or timm model name")
+    if weights is None:
+        raise UserError(f"{run} is an architecture: give --weights FILE.safetensors, or --weights random")
+    file = None if weights == "random" else Path(weights)
+    if file is not None and file.suffix != ".safetensors":
+        raise UserError(
+            f'--weights {file} is not a .safetensors file. Convert it once: python -c "import torch, safetensors.torch '
+            f"as s; s.save_file(torch.load('{file}', weights_only=True), '{file.with_suffix('.safetensors')}')\""
+        )
+    return Target("architecture", file, run)
+
+
+def _at(path: Path) -> Target:
+    if path.is_file():
+        return Target("file", path)
+    if (path / "config.json").exists():
+        return Target("run", path)
+    if (path / CHECKPOINT_FILE).exists():
+        return Target("checkpoint", path)
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UserError(f"{path} is not a run folder, and holds {len(files)} .safetensors files: give one of those")
+    return Target("file", files[0])
+
+
+def torchvision_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _timm_names() -> list[str]:
+    try:
+        import timm
+    except ImportError:
+        return []
+    return timm.list_models()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        content = path.read_bytes()
+        return load(content), hashlib.sha256(content).hexdigest()
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is not a whole .safetensors file ({error})") from None
+
+
+def _from_checkpoint(folder: Path) -> tuple[nn.Module, str]:
+    model = Config.load(folder.parent.parent / "config.json").model
+    tensors, digest = _read(folder / CHECKPOINT_FILE)
+    state = {
+        name[len(CHECKPOINT_PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(CHECKPOINT_PREFIX)
+    }
+    encoder = build_encoder(model.encoder, width=model.width, small_images=model.small_images)
+    return _filled(encoder, state, folder), digest
+
+
+def _from_file(path: Path) -> tuple[nn.Module, str]:
+    state, digest = _read(path)
+    return _filled(resnet_like(state, path), state, path), digest
+
+
+def resnet_like(state: dict[str, Tensor], origin: Path) -> ResNetEncoder:
+    """A ResNet of the depth, width and stem that the tensors of `state` have."""
+    blocks = "Bottleneck" if "layer1.0.conv3.weight" in state else "BasicBlock"
+    depth = tuple(
+        len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
+    )
+    for name, (block, layers) in ENCODERS.items():
+        if (block.__name__, tuple(layers)) == (blocks, depth) and "conv1.weight" in state:
+            stem = state["conv1.weight"]
+            return build_encoder(name, width=stem.shape[0] / 64, small_images=stem.shape[-1] == 3)
+    raise UserError(
+        f"{origin} does not hold a ResNet of fastvarcon or torchvision: give the model's name, and this as --weights"
+    )
+
+
+def _from_architecture(name: str, weights: Path | None) -> tuple[nn.Module, str]:
+    torch.manual_seed(RANDOM_SEED)
+    encoder = _torchvision(name) if name in torchvision_names() else _timm(name.removeprefix("timm/"))
+    if weights is None:
+        return encoder, hashlib.sha256(f"random {name} {RANDOM_SEED} torch {torch.__version__}".encode()).hexdigest()
+    state, digest = _read(weights)
+    return _filled(encoder, state, weights), digest
+
+
+def _torchvision(name: str) -> nn.Module:
+    """The network without its classifier: the last linear layer is left out."""
+    import torchvision
+
+    network = torchvision.models.get_model(name, weights=None)
+    last = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not last:
+        raise UserError(f"{name} ends in a convolution: it has no features before its classifier")
+    parent, _, child = last[-1].rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    return network
+
+
+def _timm(name: str) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise UserError("timm models need the timm package: pip install 'fastvarcon[timm]'") from None
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0)
+    except RuntimeError as error:
+        raise UserError(f"timm has no model {name!r} ({str(error).splitlines()[0]})") from None
+
+
+def _filled(encoder: nn.Module, state: dict[str, Tensor], origin: Path) -> nn.Module:
+    """`encoder` with the tensors of `state`; those of a classifier may be left over, none may be missing."""
+    try:
+        missing, unexpected = encoder.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UserError(f"{origin} does not fit the architecture ({reason})") from None
+    if missing:
+        raise UserError(f"{origin} lacks {len(missing)} tensors of the architecture, {missing[0]} among them")
+    foreign = [name for name in unexpected if not name.startswith(CLASSIFIERS)]
+    if foreign:
+        raise UserError(f"{origin} has {len(foreign)} tensors that the architecture lacks, {foreign[0]} among them")
+    return encoder
