@@ -117,7 +117,7 @@ def test_eval_writes_scores_and_report_shows_them(fastvarcon, trained, digits):
     assert all(
         title in page for title in ("Loss", "Accuracy", "Adaptive temperature tau2", "Confidence", "--loss.tau1")
     )
-    assert page.count("data:image/svg+xml;base64,") == 6 and "http" not in page and "<script" not in page
+    assert page.count("data:image/svg+xml;base64,") == 7 and "http" not in page and "<script" not in page
 
 
 def test_score_of_an_earlier_encoder_is_marked(fastvarcon, trained, tmp_path):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -101,10 +102,10 @@ def linear_probe(
     seed: int = 0,
     seeds: int = 3,
     epochs: int = EPOCHS,
-) -> tuple[Choice, list[Curve], Tensor]:
+) -> tuple[Choice, list[Curve], Callable[[Tensor], Tensor]]:
     """Train on train_x [n, D], train_y [n]; score on test_x [m, D], test_y [m], which take no part in any choice.
 
-    Returns the choice, the curve of every seed, and the first seed's logits of the test rows, [m, C].
+    Returns the choice, the curve of every seed, and the first seed's probe: rows [m, D] -> logits [m, C].
 
     Raises:
         UserError: fewer than two classes, or no class with two training images to split.
@@ -114,7 +115,7 @@ def linear_probe(
     choice = choose(train_x, train_y, num_classes, seed, epochs)
     scale = softmax.Scale.of(train_x)
     train_x, test_x = scale(train_x), scale(test_x)
-    curves, first_logits = [], None
+    curves, trained = [], []
     for number in range(seeds):
         generator = torch.Generator().manual_seed(seed + number)
         probes = softmax.Probes(_initial(train_x, num_classes, generator), num_classes, [choice.lr], [choice.decay])
@@ -126,8 +127,8 @@ def linear_probe(
 
         softmax.train(probes, train_x, train_y, epochs=epochs, generator=generator, on_epoch=look)
         curves.append(curve)
-        first_logits = probes.logits(test_x)[0] if number == 0 else first_logits
-    return choice, curves, first_logits
+        trained.append(probes)
+    return choice, curves, lambda x: trained[0].logits(scale(x))[0]
 
 
 def choose(x: Tensor, y: Tensor, num_classes: int, seed: int, epochs: int = EPOCHS) -> Choice:

@@ -45,8 +45,8 @@ class EvalOptions:
         Positional[str],
         arg(
             metavar="RUN",
-            help="What is scored: a run folder, one of its checkpoint folders, an exported encoder (a .safetensors file "
-            "or its folder), or a torchvision or timm model name.",
+            help="What is scored: a run folder, one of its checkpoint folders, an exported encoder (a .safetensors "
+            "file or its folder), or a torchvision or timm model name.",
         ),
     ]
     data: EvalData = field(default_factory=EvalData)

@@ -26,12 +26,12 @@ def pixels():
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
 def test_as_good_as_scikit_learn_whatever_the_scale(pixels, scale):
     train_x, train_y, test_x, test_y = pixels
-    choice, curves, logits = linear_probe(train_x * scale, train_y, test_x * scale, test_y, 10, seeds=2)
+    choice, curves, predict = linear_probe(train_x * scale, train_y, test_x * scale, test_y, 10, seeds=2)
     oracle = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(train_x, train_y)
     figures = summary(curves)
     assert figures["top1"] >= oracle.score(test_x, test_y) - 0.01
     assert figures["top5"] > figures["top1"] and choice.lr in LR_GRID
-    assert curves[0].top1[-1] == (logits.argmax(1) == test_y).double().mean()
+    assert curves[0].top1[-1] == (predict(test_x * scale).argmax(1) == test_y).double().mean()
 
 
 def test_settings_are_chosen_without_the_test_set(pixels):

@@ -1,0 +1,136 @@
+"""Robustness of the linear probe to corruptions (Hendrycks & Dietterich 2019).
+
+With E[s, c] the top-1 error at severity s of corruption c, E[clean] that without, and A those of AlexNet on ImageNet-C:
+
+    CE[c]          = sum_s E[s, c] / sum_s A[s, c]                                          mCE: mean over c
+    relative CE[c] = sum_s (E[s, c] - E[clean]) / sum_s (A[s, c] - A[clean])                relative mCE: mean over c
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+
+from fastvarcon.errors import UserError
+from fastvarcon.evaluation.corrupted_sets import CifarC, stored_images, stored_sets
+from fastvarcon.evaluation.corruptions import CORRUPTIONS, find
+from fastvarcon.evaluation.features import Features, check_labels, counts
+from fastvarcon.evaluation.images import Images
+from fastvarcon.evaluation.job import Job
+from fastvarcon.evaluation.linear import linear_probe
+from fastvarcon.evaluation.options import Corruption
+from fastvarcon.evaluation.scores import top_k
+
+ALEXNET_CLEAN = 0.435  # Hendrycks & Dietterich 2019, table 1
+ALEXNET = {  # sums over the severities / 5, from the README of github.com/hendrycks/robustness
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+
+
+def run(job: Job, options: Corruption) -> dict:
+    severities = tuple(sorted(set(options.severities)))
+    sets = _sets(job, options, severities)
+    train, val = job.pair()
+    alexnet = options.normalise == "alexnet" or (options.normalise == "auto" and len(train.classes) == 1000)
+    if alexnet and (severities != (1, 2, 3, 4, 5) or set(sets) - set(ALEXNET)):
+        if options.normalise == "alexnet":
+            raise UserError("--normalise alexnet needs all five severities of standard corruptions")
+        alexnet = False
+    tensors = [t.to(job.device) for t in (train.x, train.labels, val.x, val.labels)]
+    _, _, predict = linear_probe(*tensors, len(train.classes), options.seed, seeds=1)
+
+    def error(features: Features) -> float:
+        return 1 - top_k(predict(features.x.to(job.device)).cpu(), features.labels, 1)
+
+    clean = error(val)
+    errors = {
+        name: {str(severity): error(_features(job, images, train)) for severity, images in by_severity.items()}
+        for name, by_severity in sets.items()
+    }
+    made = options.source is None
+    return {
+        "top1": 1 - statistics.mean(statistics.mean(row.values()) for row in errors.values()),
+        "clean_top1": 1 - clean,
+        "errors": errors,
+        **mean_errors(errors, clean, alexnet),
+        "source": None if made else str(options.source),
+        "protocol": "error of the linear probe (protocol fast, one seed), mean over severities and corruptions; "
+        + ("corruptions made here, the frost drawn" if made else f"images of {options.source}")
+        + ("; divided by AlexNet's errors" if alexnet else "; not divided by AlexNet's errors"),
+        "lines": [f"{name:<18} " + "  ".join(f"{value:.2%}" for value in row.values()) for name, row in errors.items()],
+        **counts(train, val),
+    }
+
+
+def mean_errors(errors: dict[str, dict[str, float]], clean: float, alexnet: bool) -> dict[str, float | None]:
+    """Mean errors over corruptions, and, with all five severities, those relative to AlexNet."""
+    means = {name: statistics.mean(row.values()) for name, row in errors.items()}
+    figures: dict[str, float | None] = {
+        "mean_error": statistics.mean(means.values()),
+        "relative_mean_error": statistics.mean(means.values()) - clean,
+        "mce": None,
+        "relative_mce": None,
+    }
+    if alexnet:
+        figures["mce"] = statistics.mean(means[name] / ALEXNET[name] for name in means)
+        figures["relative_mce"] = statistics.mean(
+            (means[name] - clean) / (ALEXNET[name] - ALEXNET_CLEAN) for name in means
+        )
+    return figures
+
+
+def _sets(job: Job, options: Corruption, severities: tuple[int, ...]) -> dict[str, dict[int, Images]]:
+    """Images by corruption and severity. What is missing is told before anything is computed."""
+    if options.source is not None:
+        found = stored_sets(options.source, options.corruptions)
+        sets = {
+            name: {severity: stored_images(options.source, folder, name, severity) for severity in severities}
+            for name, folder in found.items()
+        }
+    else:
+        for name in options.corruptions:
+            find(name)
+        sets = {
+            name: {
+                severity: dataclasses.replace(
+                    job.val_images, corruption=name, severity=severity, seed=options.seed % 2**63
+                )
+                for severity in severities
+            }
+            for name in options.corruptions or tuple(CORRUPTIONS)
+        }
+    for by_severity in sets.values():
+        for images in by_severity.values():
+            if images.backend == "cifar-c":
+                CifarC(images.path, images.corruption, images.severity).close()
+            elif not images.path.exists():
+                raise UserError(f"{images.path} does not exist: give --severities that the source holds")
+    return sets
+
+
+def _features(job: Job, images: Images, train: Features) -> Features:
+    """Of one corrupted set, whose classes are those of the training images."""
+    found = job.features(images)
+    check_labels(found, "--source")
+    fits = found.classes == train.classes
+    if images.backend == "cifar-c":
+        fits = len(found.classes) == len(train.classes)
+    if not fits:
+        raise UserError(
+            f"{images.path} has other classes ({len(found.classes)}) than the training file ({len(train.classes)})"
+        )
+    return found
