@@ -124,7 +124,7 @@ def stored_sets(source: Path, wanted: tuple[str, ...]) -> dict[str, Path | None]
     if (source / "labels.npy").exists():
         found: dict[str, Path | None] = {path.stem: None for path in source.glob("*.npy") if path.stem != "labels"}
     else:
-        found = {path.parent.name: path.parent for depth in ("*/1", "*/*/1") for path in source.glob(depth)}
+        found = {path.parent.name: path.parent for depth in ("*/[1-5]", "*/*/[1-5]") for path in source.glob(depth)}
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(f"--source {source} has no {missing[0]}: it holds {', '.join(sorted(found)) or 'nothing'}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastvarcon.evaluation.scores import top_k
 from fastvarcon.evaluation.softmax import Scale, with_ones
 from fastvarcon.evaluation.splits import stratified_split
+from fastvarcon.evaluation.threads import threads_for
 
 STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 """Grid of `strength`, scikit-learn's C, for rows of length 1 on average."""
@@ -42,8 +43,9 @@ def fit(x: Tensor, y: Tensor, num_classes: int, strength: float, start: Tensor |
         return loss.item(), gradient.double().cpu().numpy().reshape(-1)
 
     begin = np.zeros(x.shape[1] * num_classes) if start is None else start.double().cpu().numpy().reshape(-1)
-    options = {"maxiter": ITERATIONS, "gtol": TOLERANCE, "maxcor": 10}
-    found = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options).x
+    options = {"maxiter": ITERATIONS, "gtol": TOLERANCE, "ftol": torch.finfo(x.dtype).eps}
+    with threads_for(x.numel() * num_classes):
+        found = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options).x
     return torch.from_numpy(found).to(x).view(x.shape[1], num_classes)
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastvarcon.evaluation.threads import threads_for
+
 MOMENTUM = 0.9
 FEWEST_STEPS = 10
 """Steps in an epoch at least: small training sets get smaller batches."""
@@ -85,7 +87,7 @@ def train(
     x = with_ones(x)
     size = batch_size(len(x))
     steps, step = epochs * math.ceil(len(x) / size), 0
-    with fast_products(x.device):
+    with fast_products(x.device), threads_for(size * probes.weights.numel()):
         for epoch in range(epochs):
             for index in torch.randperm(len(x), generator=generator).to(x.device).split(size):
                 probes.step(x[index], y[index], 0.5 * (1 + math.cos(math.pi * step / steps)))

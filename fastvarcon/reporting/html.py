@@ -49,8 +49,8 @@ def _scores(run: Path) -> str:
     if not rows:
         return f"<h2>Scores</h2><p>None yet: <code>fastvarcon eval linear {escape(str(run))}</code></p>"
     return (
-        '<h2>Scores on held-out images</h2><table><tr><th>score</th><th class="number">top-1</th>'
-        f'<th class="number">top-5</th><th class="number">images</th></tr>{rows}</table>'
+        '<h2>Scores on held-out images</h2><div class="scroll"><table><tr><th>score</th><th class="number">top-1</th>'
+        f'<th class="number">top-5</th><th class="number">images</th></tr>{rows}</table></div>'
     )
 
 

@@ -18,7 +18,9 @@ from fastvarcon.reporting.tables import KINDS, percent
 def section(stem: str, result: dict) -> str:
     name = stem.removesuffix("-pixels")
     title = KINDS.get(name, name)
-    title = title[:1].upper() + title[1:] + (" on raw pixels" if result["features"] == "pixels" else "")
+    title = (title if title[1:2].isupper() else title.capitalize()) + (
+        " on raw pixels" if result["features"] == "pixels" else ""
+    )
     body = SECTIONS.get(result["name"], _plain)(result)
     return f'<section id="{escape(stem)}"><h2>{escape(title)}</h2>{body}{source(result)}</section>'
 

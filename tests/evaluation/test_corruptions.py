@@ -1,0 +1,110 @@
+"""Corrupted images: what each corruption does to an image, and the published files that are read."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from fastvarcon.errors import UserError
+from fastvarcon.evaluation.corrupted_sets import CifarC, evaluation_crop, stored_images, stored_sets
+from fastvarcon.evaluation.corruptions import CORRUPTIONS, _convolved, _jpeg, _plasma, _zoomed, corrupt
+
+
+@pytest.fixture(scope="module")
+def view():
+    """A picture with flat parts, edges and colours, 32 px; its double has 96."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(30, 220, (6, 6, 3), dtype=np.uint8))
+    return {side: np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) for side in (32, 96)}
+
+
+@pytest.mark.parametrize("side", [32, 96])
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_every_corruption_changes_the_image_repeatably_and_more_at_severity_5(view, name, side):
+    made = {severity: corrupt(view[side], name, severity, 7, 3) for severity in (1, 5)}
+    assert all(one.shape == (side, side, 3) and one.dtype == np.uint8 for one in made.values())
+    assert (corrupt(view[side], name, 5, 7, 3) == made[5]).all()
+    change = {severity: np.abs(one.astype(float) - view[side]).mean() for severity, one in made.items()}
+    assert change[1] > 0 and change[5] > change[1] * (0.3 if name == "elastic_transform" else 1), change
+    random = name not in ("brightness", "contrast", "defocus_blur", "zoom_blur", "pixelate", "jpeg_compression")
+    assert (corrupt(view[side], name, 5, 7, 4) == made[5]).all() != random, "another image: another draw"
+
+
+def test_strengths_mean_what_the_paper_says(view):
+    flat = np.full((32, 32, 3), 128, np.uint8)
+    assert corrupt(flat, "gaussian_noise", 5, 0, 0).std() / 255 == pytest.approx(0.10, rel=0.05)
+    assert corrupt(flat, "shot_noise", 5, 0, 0).std() / 255 == pytest.approx((128 / 255 / 50) ** 0.5, rel=0.05)
+    hit = corrupt(flat, "impulse_noise", 5, 0, 0)
+    assert (hit != 128).mean() == pytest.approx(0.07, abs=0.01) and set(np.unique(hit)) == {0, 128, 255}
+    contrast = corrupt(view[32], "contrast", 5, 0, 0)
+    assert contrast.std() / view[32].std() == pytest.approx(0.15, rel=0.2)
+    hue = [np.asarray(Image.fromarray(one).convert("HSV")).astype(int) for one in (view[32], view[32])]
+    assert (np.asarray(_jpeg(view[32], 40)) == corrupt(view[32], "jpeg_compression", 5, 0, 0)).all()
+    brighter = np.asarray(Image.fromarray(corrupt(view[32], "brightness", 3, 0, 0)).convert("HSV")).astype(int)
+    room = hue[0][..., 2] < 200
+    assert np.abs(brighter - hue[0])[room][:, 2].mean() == pytest.approx(0.15 * 255, abs=2)
+
+
+def test_tools_against_scipy(view):
+    x = view[32] / 255.0
+    delta = np.zeros((9, 9))
+    delta[4, 4] = 1
+    kernel = gaussian_filter(delta, 1.0)
+    expected = gaussian_filter(x, (1, 1, 0), mode="reflect", truncate=4)
+    np.testing.assert_allclose(_convolved(x, kernel), expected, atol=1e-3)
+    np.testing.assert_allclose(_zoomed(x, 1.0), x)
+    plasma = _plasma(40, 2.0, np.random.default_rng(0))
+    assert plasma.shape == (40, 40) and plasma.min() == 0 and plasma.max() == 1
+
+
+def test_crop_is_pils(view):
+    tall = np.asarray(Image.fromarray(view[96]).resize((40, 80)))
+    cropped = evaluation_crop(tall, 20, 16)
+    assert (cropped == np.asarray(Image.fromarray(tall).resize((20, 40), Image.Resampling.BILINEAR))[12:28, 2:18]).all()
+    assert evaluation_crop(view[32], 32, 32) is not None and (evaluation_crop(view[32], 32, 32) == view[32]).all()
+
+
+@pytest.fixture
+def cifar_c(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "fog.npy", images)
+    np.save(tmp_path / "labels.npy", np.tile(np.array([0, 1, 2, 1], np.uint8), 5))
+    return tmp_path, images
+
+
+def test_array_of_a_severity(cifar_c):
+    folder, images = cifar_c
+    [(name, place)] = stored_sets(folder, ()).items()
+    source = stored_images(folder, place, name, 3)
+    backend = CifarC(source.path, source.corruption, source.severity)
+    batch = backend.fetch(np.array([1, 3]))
+    assert len(backend) == 4 and batch.labels.tolist() == [1, 1] and backend.labels.tolist() == [0, 1, 2, 1]
+    assert (batch.image(1).numpy() == images[11]).all()
+
+
+def test_arrays_that_are_none(cifar_c):
+    folder, images = cifar_c
+    np.save(folder / "snow.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"snow\.npy cannot be read as an array"):
+        CifarC(folder, "snow", 1)
+    np.save(folder / "snow.npy", images[:7])
+    with pytest.raises(UserError, match=r"uint8 of \[5 n"):
+        CifarC(folder, "snow", 1)
+    np.save(folder / "labels.npy", np.zeros(3, np.uint8))
+    with pytest.raises(UserError, match=r"labels\.npy does not go with 4 images"):
+        CifarC(folder, "fog", 1)
+
+
+def test_folders_of_imagenet_c(tmp_path):
+    for place in ("fog/1", "noise/gaussian_noise/1"):
+        (tmp_path / place).mkdir(parents=True)
+    found = stored_sets(tmp_path, ())
+    assert list(found) == ["gaussian_noise", "fog"] and found["gaussian_noise"] == tmp_path / "noise/gaussian_noise"
+    assert stored_images(tmp_path, found["fog"], "fog", 1).path == tmp_path / "fog" / "1"
+    with pytest.raises(UserError, match="has no snow: it holds fog, gaussian_noise"):
+        stored_sets(tmp_path, ("snow",))
+    with pytest.raises(UserError, match="is not a folder"):
+        stored_sets(tmp_path / "none", ())
+    with pytest.raises(UserError, match="holds no corruptions"):
+        stored_sets(tmp_path / "fog", ())
