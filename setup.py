@@ -27,6 +27,7 @@ setup(
         "tyro>=0.9",
         "rich>=13",
         "scikit-learn>=1.4",
+        "scipy>=1.10",
         "matplotlib>=3.8",
         "tensorboard>=2.16",
         "safetensors>=0.4",
@@ -37,6 +38,7 @@ setup(
         "ffcv": [f"ffcv>=1.0{LINUX}", f"setuptools{LINUX}"],  # ffcv imports distutils, which Python 3.12 dropped
         "parquet": ["pyarrow>=18"],
         "timm": ["timm>=1.0"],
+        "umap": ["umap-learn"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "dev": [
             "pyarrow>=18",

@@ -68,7 +68,7 @@ def run(job: Job, options: Corruption) -> dict:
         "errors": errors,
         **mean_errors(errors, clean, alexnet),
         "source": None if made else str(options.source),
-        "protocol": "error of the linear probe (protocol fast, one seed), mean over severities and corruptions; "
+        "protocol": "linear probe (protocol fast, one seed), mean over severities and corruptions; "
         + ("corruptions made here, the frost drawn" if made else f"images of {options.source}")
         + ("; divided by AlexNet's errors" if alexnet else "; not divided by AlexNet's errors"),
         "lines": [f"{name:<18} " + "  ".join(f"{value:.2%}" for value in row.values()) for name, row in errors.items()],

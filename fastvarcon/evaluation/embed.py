@@ -45,7 +45,7 @@ def run(job: Job, options: Embed) -> dict:
     if options.save is not None:
         _save(options.save, features, val.labels[chosen].numpy(), chosen.numpy(), val.classes, maps)
     columns = math.ceil(math.sqrt(len(chosen)))
-    said = "" if len(methods) > 1 else "; UMAP left out: pip install umap-learn"
+    said = "" if len(methods) > 1 else "; UMAP left out: pip install 'fastvarcon[umap]'"
     return {
         "maps": maps,
         "grid": GRID,

@@ -28,7 +28,7 @@ def run(job: Job, options: Transfer) -> dict:
         "top1": top1,
         "rows": rows,
         "protocol": f"L2 logistic regression (L-BFGS) on frozen features, strength chosen on {logistic.HELD_BACK:.0%} "
-        f"of the training images; mean of {len(rows)} data sets",
+        f"of the training images; mean over data sets",
         "num_val": sum(row["num_val"] for row in rows),
         "lines": [
             f"{row['val']}: logistic regression {row['logistic_top1']:.2%}, mean over classes "

@@ -11,14 +11,14 @@ from fastvarcon.progress import format_seconds
 from fastvarcon.reporting.page import page, picture, pictures, write_page
 from fastvarcon.reporting.plots import training_curves
 from fastvarcon.reporting.sections import section
-from fastvarcon.reporting.tables import LOSS_TITLES, percent, results, score_rows
+from fastvarcon.reporting.tables import LOSS_TITLES, percent, results, score_rows, stale
 from fastvarcon.run_folder import RunFolder, read_metrics
 
 
 def write_report(run: Path) -> Path:
     """Write RUN/report.html and return its path. Raises UserError if `run` has neither metrics nor scores."""
     found = results(run)
-    body = _scores(run) + "".join(section(stem, result) for stem, result in found.items())
+    body = _scores(run) + "".join(section(stem, result, stale(run, result)) for stem, result in found.items())
     title = f"Scores of {next(iter(found.values()))['title']}" if found else run.name
     if (run / "config.json").exists() or not found:
         config = Config.load(run / "config.json")

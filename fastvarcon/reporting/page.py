@@ -16,7 +16,7 @@ th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid #eee
 td{overflow-wrap:break-word}tr.score td{border-bottom:0;font-weight:600;padding-bottom:0}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 code{font-size:.85em;overflow-wrap:anywhere;color:#444}.source{margin:.3rem 0;color:#444}
-.curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
+.curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem}
 @media(max-width:32rem){body{padding:.6rem}th,td{padding-right:.45rem;font-size:.9rem}}
 figure{margin:0}figcaption{font-weight:600}img{width:100%;height:auto}details{margin:1rem 0}
 """

@@ -12,7 +12,8 @@ MARGIN = 20  # around the map, in its units
 CLASSES_NAMED = 30
 """More classes than that have no legend: the image under the pointer is named anyway."""
 STYLE = """
-.map{position:relative;touch-action:pan-y}.map svg{width:100%;height:auto;background:#fafafa;border:1px solid #eee}
+.map{position:relative;touch-action:pan-y;max-width:44rem}
+.map svg{width:100%;height:auto;background:#fafafa;border:1px solid #eee}
 .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
 .tip{display:none;position:absolute;pointer-events:none;background:#fff;border:1px solid #888;padding:4px;
 font-size:.8rem;line-height:1.2;z-index:1;max-width:9rem}.tip div{width:64px;height:64px;image-rendering:pixelated}

@@ -15,13 +15,15 @@ from fastvarcon.reporting.scatter import scatter
 from fastvarcon.reporting.tables import KINDS, percent
 
 
-def section(stem: str, result: dict) -> str:
+def section(stem: str, result: dict, old: bool) -> str:
+    """`old`: the encoder has been replaced since."""
     name = stem.removesuffix("-pixels")
     title = KINDS.get(name, name)
     title = (title if title[1:2].isupper() else title.capitalize()) + (
         " on raw pixels" if result["features"] == "pixels" else ""
     )
-    body = SECTIONS.get(result["name"], _plain)(result)
+    body = "<p><b>Of an EARLIER encoder: run eval again.</b></p>" if old else ""
+    body += SECTIONS.get(result["name"], _plain)(result)
     return f'<section id="{escape(stem)}"><h2>{escape(title)}</h2>{body}{source(result)}</section>'
 
 
@@ -115,7 +117,9 @@ def _clustering(result: dict) -> str:
     if found is not None:
         lines.append(("cophenetic correlation", "", f"{found['cophenetic_correlation']:.3f}"))
     drawn = charts.dendrogram(result["class_tree"], result["class_names"])
-    return table(header, lines) + picture("Tree of class means", drawn, "Dendrogram of the classes, with their names")
+    return table(header, lines) + pictures(
+        [picture("Tree of class means", drawn, "Dendrogram of the classes, with their names")]
+    )
 
 
 TITLES = {
