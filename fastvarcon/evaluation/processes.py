@@ -5,7 +5,9 @@ Started alone, or by torchrun or accelerate. Everything goes through gloo on the
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
@@ -45,19 +47,22 @@ class Processes:
     def send(self, message: object) -> None:
         """From the first process to all others."""
         if self.world_size > 1:
-            dist.broadcast_object_list([message], src=0)
+            with _partner():
+                dist.broadcast_object_list([message], src=0)
 
     def receive(self) -> object:
         """What the first process has sent."""
         box = [None]
-        dist.broadcast_object_list(box, src=0)
+        with _partner():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def give_rows(self, rows: Tensor) -> None:
         """Send [n, D] float32 host rows to the first process, which knows n; D goes ahead."""
         if len(rows):
-            dist.send(torch.tensor([rows.shape[1]]), dst=0)
-            dist.send(rows.contiguous(), dst=0)
+            with _partner():
+                dist.send(torch.tensor([rows.shape[1]]), dst=0)
+                dist.send(rows.contiguous(), dst=0)
 
     def gather_rows(self, own: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
         """On the first process: its own rows, then those that the others give, `bounds` of each. [n, D]"""
@@ -66,7 +71,17 @@ class Processes:
             count = bounds[rank][1] - bounds[rank][0]
             if count:
                 dim = torch.zeros(1, dtype=torch.int64)
-                dist.recv(dim, src=rank)
-                parts.append(torch.empty(count, int(dim)))
-                dist.recv(parts[-1], src=rank)
+                with _partner():
+                    dist.recv(dim, src=rank)
+                    parts.append(torch.empty(count, int(dim)))
+                    dist.recv(parts[-1], src=rank)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@contextlib.contextmanager
+def _partner() -> Iterator[None]:
+    """A process that is gone has said why; the others leave without a word of their own."""
+    try:
+        yield
+    except RuntimeError:
+        raise SystemExit(2) from None
