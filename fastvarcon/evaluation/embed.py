@@ -109,7 +109,7 @@ def to_grid(places: np.ndarray) -> list[list[int]]:
 def thumbnails(job: Job, images: Images, chosen: Tensor, columns: int) -> str:
     """A JPEG of all chosen images in rows of `columns`, in base64."""
     side = THUMBNAIL
-    spec = ViewSpec(size=side, mean=(0.0,) * 3, std=(1.0,) * 3, policy=None, num_views=1, resize=side)
+    spec = ViewSpec(size=side, mean=(0.0,) * 3, std=(1.0,) * 3, policy="eval", num_views=1, resize=side)
     sheet = np.zeros((math.ceil(len(chosen) / columns) * side, columns * side, 3), dtype=np.uint8)
     with contextlib.ExitStack() as opened:
         backend = opened.enter_context(contextlib.closing(images.open(job.workers, torch.device("cpu"), job.data)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from fastvarcon.data.backends import Backend
-from fastvarcon.data.loader import Loader, ViewSpec
+from fastvarcon.data.loader import Loader
 from fastvarcon.evaluation.features import BATCH
 from fastvarcon.evaluation.images import Images, eval_spec
 from fastvarcon.evaluation.job import Job
@@ -65,7 +66,7 @@ def _trained(
     head = nn.Linear(dim, num_classes).to(job.device)
     network = nn.Sequential(copy.deepcopy(encoder), nn.Flatten(1), head).train()
     optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    spec = ViewSpec(size=size, mean=data.mean, std=data.std, policy=POLICY, num_views=1)
+    spec = dataclasses.replace(eval_spec(data), policy=POLICY)
     batch, epochs = min(options.fine_tune_batch, len(ids)), options.fine_tune_epochs
     loader = Loader(backend, spec, global_batch=batch, seed=options.seed, subset=ids, device=job.device, epochs=epochs)
     step, steps = 0, epochs * len(loader)

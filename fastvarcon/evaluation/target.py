@@ -15,13 +15,14 @@ from typing import Literal
 
 import torch
 import torch.nn as nn
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
 from fastvarcon.config import Config, DataConfig
 from fastvarcon.errors import UserError
 from fastvarcon.models.encoders import ENCODERS, ResNetEncoder, build_encoder, identify_encoder
+from fastvarcon.models.exported import EXPORT_FILE, HEADER, find_encoder
 from fastvarcon.run_folder import CHECKPOINT_FILE
 
 RANDOM_SEED = 0
@@ -37,7 +38,7 @@ CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "AuxLogits.", "aux")
 class Target:
     """Small and plain: it is sent to the other processes, which build the encoder themselves."""
 
-    kind: Literal["run", "checkpoint", "file", "architecture", "pixels"]
+    kind: Literal["run", "checkpoint", "export", "file", "architecture", "pixels"]
     path: Path | None = None
     """Of the run folder, checkpoint folder or weights."""
     architecture: str | None = None
@@ -49,6 +50,8 @@ class Target:
             return f"{self.architecture.replace('/', '-')}-{self.path.stem if self.path else 'random'}"
         if self.kind == "checkpoint":
             return f"{self.path.parent.parent.name}-{self.path.name}"
+        if self.kind == "export":
+            return self.path.resolve().parent.name
         if self.kind == "file":
             return self.path.stem
         return self.path.name if self.path else "pixels"
@@ -60,6 +63,9 @@ class Target:
             return Config.load(self.path / "config.json").data
         if self.kind == "checkpoint":
             return Config.load(self.path.parent.parent / "config.json").data
+        if self.kind == "export":
+            spec = find_encoder(self.path)[0]
+            return DataConfig(size=spec.size, eval_resize=spec.eval_resize, mean=spec.mean, std=spec.std)
         return None
 
     def build(self, size: int) -> tuple[nn.Module, str]:
@@ -70,7 +76,7 @@ class Target:
         """
         if self.kind == "pixels":
             return nn.Identity(), "pixels"
-        if self.kind == "run":
+        if self.kind in ("run", "export"):
             encoder, digest = identify_encoder(self.path)
         elif self.kind == "checkpoint":
             encoder, digest = _from_checkpoint(self.path)
@@ -116,7 +122,9 @@ def resolve(run: str, weights: str | None) -> Target:
 
 def _at(path: Path) -> Target:
     if path.is_file():
-        return Target("file", path)
+        return Target("export" if _is_export(path) else "file", path)
+    if (path / EXPORT_FILE).exists():
+        return _at(path / EXPORT_FILE)
     if (path / "config.json").exists():
         return Target("run", path)
     if (path / CHECKPOINT_FILE).exists():
@@ -125,6 +133,14 @@ def _at(path: Path) -> Target:
     if len(files) != 1:
         raise UserError(f"{path} is not a run folder, and holds {len(files)} .safetensors files: give one of those")
     return Target("file", files[0])
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER in (file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is not a whole .safetensors file ({error})") from None
 
 
 def torchvision_names() -> list[str]:

@@ -73,9 +73,7 @@ def _training(summary: dict | None, rows: list[dict]) -> str:
 
 
 def _curves(rows: list[dict], config: Config) -> str:
-    curves = [
-        picture(title, svg, title) for title, svg in training_curves(rows, config).items()
-    ]
+    curves = [picture(title, svg, title) for title, svg in training_curves(rows, config).items()]
     return (
         f"<h2>Curves</h2>{pictures(curves)}<p>Confidence and nearest-centroid accuracy are measured "
         "within the batch, where every row is part of its own centroid: they are high even for random features and do "

@@ -14,6 +14,7 @@ from fastvarcon.data_prep.record import Record
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.target import Target, resnet_like, resolve
 from fastvarcon.models import ContrastiveModel
+from fastvarcon.models.exported import EncoderSpec
 from fastvarcon.run_folder import CHECKPOINT_FILE
 from fastvarcon.training.checkpoint import save_checkpoint
 
@@ -49,6 +50,19 @@ def test_exported_file_tells_its_architecture(encoder_file):
         encoder, _ = target.build(16)
         assert target.kind == "file" and target.title == "tiny"
         assert torch.equal(encoder.state_dict()["conv1.weight"], load_file(encoder_file)["conv1.weight"])
+
+
+def test_export_knows_its_images(run_folder, tmp_path):
+    spec = EncoderSpec.of_config(Config.load(run_folder / "config.json"))
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    save_file(load_file(run_folder / "encoder.safetensors"), folder / "model.safetensors", spec.header())
+    for where in (folder, folder / "model.safetensors"):
+        target = resolve(str(where), None)
+        assert (target.kind, target.title) == ("export", "shipped")
+        assert (target.settings.size, target.settings.eval_resize) == (16, 18)
+        images = torch.rand(2, 3, 16, 16)
+        assert torch.equal(target.build(16)[0](images), resolve(str(run_folder), None).build(16)[0](images))
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet18", 1.0), ("resnet34", 0.25), ("resnet50", 0.125)])
