@@ -37,7 +37,7 @@ COLUMNS = (
 def features(rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """x [rows, DIM] float32, y [rows]."""
     spectrum = torch.arange(1, DIM + 1).rsqrt()
-    means = 0.6 * torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(1)) * spectrum
+    means = 0.3 * torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(1)) * spectrum
     y = torch.randint(CLASSES, (rows,), generator=generator)
     return means[y] + torch.randn(rows, DIM, generator=generator) * spectrum, y
 

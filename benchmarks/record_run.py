@@ -28,7 +28,7 @@ COLUMNS = (
 def row(run: Path) -> dict[str, object]:
     summary = json.loads((run / "summary.json").read_text())
     scores = {path.stem: json.loads(path.read_text()) for path in sorted((run / "eval").glob("*.json"))}
-    some_score = next(iter(scores.values()))
+    some_score = next(score for score in scores.values() if "num_train" in score)
     return {
         **{name: summary[name] for name in COLUMNS if name in summary},
         "date": datetime.date.today().isoformat(),

@@ -28,7 +28,8 @@ def run(job: Job, options: FewShot) -> dict:
     pairs = {job.target.title: (train, val)}
     if options.against is not None:
         other = resolve(options.against, options.against_weights)
-        pairs[other.title] = tuple(job.features(images, other) for images in (job.train_images, job.val_images))
+        title = other.title if other.title not in pairs else f"{other.title} (against)"
+        pairs[title] = tuple(job.features(images, other) for images in (job.train_images, job.val_images))
     fewest = int(torch.bincount(train.labels, minlength=len(train.classes)).min())
     shots = [m for m in sorted(set(options.shots)) if m <= fewest]
     if not shots:

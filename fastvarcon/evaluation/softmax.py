@@ -83,16 +83,36 @@ def train(
     generator: torch.Generator,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
-    """`epochs` passes over x [n, D], y [n] with cosine decay. `on_epoch` is told the number of epochs done."""
-    x = with_ones(x)
+    """`epochs` passes over x [n, D], y [n] with cosine decay. `on_epoch` is told the number of epochs done.
+
+    The rows are shuffled once; an epoch is the circle of them, cut at a random place into batches that come in random
+    order. So a batch is a view: collecting random rows would cost more than the products with them.
+    """
+    order = torch.randperm(len(x), generator=generator).to(x.device)
+    x, y = with_ones(x)[order], y[order]
     size = batch_size(len(x))
     steps, step = epochs * math.ceil(len(x) / size), 0
     with fast_products(x.device), threads_for(size * probes.weights.numel()):
         for epoch in range(epochs):
-            for index in torch.randperm(len(x), generator=generator).to(x.device).split(size):
-                probes.step(x[index], y[index], 0.5 * (1 + math.cos(math.pi * step / steps)))
+            for start, count in _cuts(len(x), size, generator):
+                rows = _circular(x, start, count), _circular(y, start, count)
+                probes.step(*rows, 0.5 * (1 + math.cos(math.pi * step / steps)))
                 step += 1
             on_epoch(epoch + 1)
+
+
+def _cuts(count: int, size: int, generator: torch.Generator) -> list[tuple[int, int]]:
+    """(start, length) of batches of about `size` that cover a circle of `count` rows."""
+    steps = math.ceil(count / size)
+    offset = int(torch.randint(count, (1,), generator=generator))
+    bounds = [count * step // steps for step in range(steps + 1)]
+    places = torch.randperm(steps, generator=generator).tolist()
+    return [((offset + bounds[place]) % count, bounds[place + 1] - bounds[place]) for place in places]
+
+
+def _circular(x: Tensor, start: int, count: int) -> Tensor:
+    over = start + count - len(x)
+    return x[start : start + count] if over <= 0 else torch.cat([x[start:], x[:over]])
 
 
 def with_ones(x: Tensor) -> Tensor:

@@ -33,12 +33,13 @@ def score(fastvarcon, encoder_file, digits, tmp_path):
 
 
 def test_few_shot(score):
-    args = ("--shots", "1", "5", "5000", "--draws", "3", "--against", "resnet18", "--against-weights", "random")
+    args = ("--shots", "1", "5", "5000", "--draws", "3", "--against", "shufflenet_v2_x0_5")
+    args += ("--against-weights", "random")
     figures, said, page = score("few-shot", *args)
     assert figures["shots"] == [1, 5] and figures["shots_left_out"] == [5000] and "5000" in figures["protocol"]
     rows = {(row["encoder"], row["method"], row["shots"]): row for row in figures["rows"]}
     assert len(rows) == 8 and all(len(row["by_draw"]) == 3 for row in rows.values())
-    one = rows["tiny", "nearest class mean", 1], rows["resnet18-random", "nearest class mean", 1]
+    one = rows["tiny", "nearest class mean", 1], rows["shufflenet_v2_x0_5-random", "nearest class mean", 1]
     paired = next(row for row in figures["differences"] if row["method"] == "nearest class mean" and row["shots"] == 1)
     assert paired["by_draw"] == pytest.approx(np.subtract(one[0]["by_draw"], one[1]["by_draw"]))
     assert rows["tiny", "logistic regression", 5]["mean"] > rows["tiny", "logistic regression", 1]["mean"] > 0.15

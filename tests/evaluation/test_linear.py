@@ -67,6 +67,15 @@ def test_probes_of_a_grid_do_not_touch_each_other(pixels):
         torch.testing.assert_close(probes.weights[:, 10 * number : 10 * number + 10], weight.detach())
 
 
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (12, 4), (3, 5), (1, 1)])
+def test_an_epoch_has_every_row_once(count, size):
+    rows = torch.arange(count)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        batches = [softmax._circular(rows, *cut) for cut in softmax._cuts(count, size, generator)]
+        assert torch.cat(batches).sort().values.tolist() == rows.tolist() and max(map(len, batches)) <= size
+
+
 def test_choice_on_principal_components_is_the_choice_on_all(pixels, monkeypatch):
     """Rotated features of full rank: the same problem in other coordinates."""
     x, y = pixels[0][:300], pixels[1][:300]
