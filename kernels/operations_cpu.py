@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 
@@ -22,6 +20,8 @@ from .operations import (
     SOLARIZE,
 )
 
+U = np.uintp
+U1 = U(1)
 LEVELS_32, TOP = np.float32(LEVELS), np.float32(255)
 SIDE, MIDDLE = np.float32(1 / 13), np.float32(4 / 13)  # of the 3 x 3 average; the middle pixel has 1/13 + 4/13
 
@@ -45,8 +45,7 @@ def operate(planes, spare, size, op, magnitude, matrix):
             _sharpness(planes[c].reshape(size, size), spare[c].reshape(size, size), magnitude)
         return spare, planes
     elif op >= AFFINE:
-        for c in range(3):
-            _affine(planes[c].reshape(size, size), spare[c].reshape(size, size), matrix)
+        _affine(planes, spare, size, matrix)
         return spare, planes
     else:
         for c in range(3):
@@ -118,26 +117,35 @@ def _level(value):
     return np.uintp(min(max(value * LEVELS_32, ZERO), TOP))
 
 
-@njit
-def _affine(plane, out, matrix):
-    """Bilinear, black outside: source (x, y) = matrix (x, y, 1)."""
-    size = len(plane)
+@njit(fastmath=FAST)
+def _affine(planes, out, size, matrix):
+    """Bilinear, black outside: source (x, y) = matrix (x, y, 1). A black frame spares every pixel the question."""
+    pitch = size + 3
+    framed = np.zeros((3, pitch, pitch), dtype=np.float32)
+    framed[:, 1 : size + 1, 1 : size + 1] = planes.reshape(3, size, size)
+    red, green, blue = framed.reshape(3, pitch * pitch)
+    r, g, b = out
+    most = np.float32(size + 1)
+    k = U(0)
     for y in range(size):
         row = np.float32(y)
-        from_x, from_y = matrix[0, 1] * row + matrix[0, 2], matrix[1, 1] * row + matrix[1, 2]
+        from_x, from_y = matrix[0, 1] * row + matrix[0, 2] + ONE, matrix[1, 1] * row + matrix[1, 2] + ONE
         for x in range(size):
-            source_x, source_y = from_x + matrix[0, 0] * np.float32(x), from_y + matrix[1, 0] * np.float32(x)
-            left, top = math.floor(source_x), math.floor(source_y)
+            source_x = min(max(from_x + matrix[0, 0] * np.float32(x), ZERO), most)
+            source_y = min(max(from_y + matrix[1, 0] * np.float32(x), ZERO), most)
+            left, top = np.int32(source_x), np.int32(source_y)
+            at = U(top * pitch + left)
             right_share, lower_share = source_x - np.float32(left), source_y - np.float32(top)
-            upper = _between(plane, top, left, right_share)
-            lower = _between(plane, top + 1, left, right_share)
-            out[y, x] = upper + lower_share * (lower - upper)
+            r[k] = _between(red, at, U(pitch), right_share, lower_share)
+            g[k] = _between(green, at, U(pitch), right_share, lower_share)
+            b[k] = _between(blue, at, U(pitch), right_share, lower_share)
+            k += U1
 
 
 @njit(inline="always")
-def _between(plane, y, x, share):
-    """In row y, between pixels x and x + 1."""
-    size = len(plane)
-    left = plane[y, x] if 0 <= y < size and 0 <= x < size else ZERO
-    right = plane[y, x + 1] if 0 <= y < size and -1 <= x < size - 1 else ZERO
-    return left + share * (right - left)
+def _between(plane, at, pitch, right_share, lower_share):
+    """Between the pixel `at` and those to the right of it and below."""
+    below = at + pitch
+    upper = plane[at] + right_share * (plane[at + U1] - plane[at])
+    lower = plane[below] + right_share * (plane[below + U1] - plane[below])
+    return upper + lower_share * (lower - upper)
