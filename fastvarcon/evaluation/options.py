@@ -240,6 +240,47 @@ class Calibration(EvalOptions):
             raise UserError(f"--bins must be at least 1, got {self.bins}")
 
 
+@dataclass
+class Geometry(EvalOptions):
+    """How classes and views lie in the features: dispersion, neural collapse, few-shot errors and their bounds."""
+
+    shots: tuple[int, ...] = (1, 10, 100)
+    """Images a class that few-shot errors are measured with; numbers that a class cannot give are left out."""
+    draws: int = 3
+    """Random draws at each number; errors are their mean."""
+    images: int = 5000
+    """Held-out images that uniformity is measured on at most: its time grows with the square."""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.shots and min(self.shots) < 1:
+            raise UserError("--shots are numbers of images, each at least 1")
+        if self.draws < 1:
+            raise UserError(f"--draws must be at least 1, got {self.draws}")
+        if self.images < 2:
+            raise UserError(f"--images must be at least 2, got {self.images}")
+        if self.features == "pixels":
+            raise UserError("geometry needs an encoder: leave out --features pixels")
+
+
+@dataclass(kw_only=True)
+class Alignment(EvalOptions):
+    """How alike two encoders are on the held-out images: linear CKA, RSA and the gap of their weights."""
+
+    against: Annotated[Positional[str], arg(metavar="RUN2", help="The other one, in any form that RUN may have.")]
+    against_weights: str | None = None
+    """--weights of RUN2."""
+    images: int = 2000
+    """Held-out images that the Spearman form of RSA is measured on at most: its memory grows with the square."""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.images < 4:
+            raise UserError(f"--images must be at least 4, got {self.images}")
+        if self.features == "pixels":
+            raise UserError("alignment compares encoders: leave out --features pixels")
+
+
 class Evaluation(NamedTuple):
     options: type[EvalOptions]
     module: str
@@ -255,4 +296,6 @@ EVALUATIONS = {
     "clustering": Evaluation(Clustering, "clustering"),
     "embed": Evaluation(Embed, "embed"),
     "calibration": Evaluation(Calibration, "calibration"),
+    "geometry": Evaluation(Geometry, "geometry_scores"),
+    "alignment": Evaluation(Alignment, "alignment_scores"),
 }

@@ -31,6 +31,8 @@ KINDS = {
     "clustering": "clustering",
     "embed": "embedding",
     "calibration": "calibration",
+    "geometry": "geometry of classes and views",
+    "alignment": "alignment with another encoder",
 }
 ORDER = list(KINDS)
 
