@@ -97,40 +97,42 @@ def geometry_by_epoch(config: Config) -> list[dict]:
     """CDNV and directional CDNV of the training images' features, untrained and at every kept checkpoint."""
     from fastvarcon.evaluation.geometry import cdnv, directional_cdnv
     from fastvarcon.evaluation.moments import measure
-    from fastvarcon.training.checkpoint import load_checkpoint
 
     rows = []
     for epoch in range(0, config.train.epochs + 1, config.train.save_every):
-        state = load_checkpoint(config.out / "checkpoints" / f"epoch-{epoch:03d}")["model"] if epoch else None
-        x, labels = features(config, state)
+        x, labels = features(encoder_at(config, epoch), config.data)
         moments, directional = measure(x, labels, int(labels.max()) + 1)
         rows.append({"epoch": epoch, "V": cdnv(moments), "V_dir": directional_cdnv(moments, directional)})
     return rows
 
 
-def features(config: Config, state: dict | None):
-    """Of the encoder, one evaluation view an image: [n, D] and labels [n]. Without a state: as it was initialised."""
+def encoder_at(config: Config, epoch: int):
+    """Of a kept checkpoint; at epoch 0, as it was initialised."""
+    import torch
+
+    from fastvarcon.evaluation.target import resolve
+    from fastvarcon.models import ContrastiveModel
+
+    if epoch:
+        return resolve(str(config.out / "checkpoints" / f"epoch-{epoch:03d}"), None).build(config.data.size)[0]
+    torch.manual_seed(config.train.seed)
+    return ContrastiveModel(config.model).encoder.train()  # it has no running statistics yet: it takes the batch's
+
+
+def features(encoder, data: DataConfig):
+    """One evaluation view an image: [n, D] and labels [n]."""
     import torch
 
     from fastvarcon.data.backends import open_backend
-    from fastvarcon.data.loader import Loader, ViewSpec
-    from fastvarcon.models import ContrastiveModel
+    from fastvarcon.data.loader import Loader
+    from fastvarcon.evaluation.images import eval_spec
 
-    torch.manual_seed(config.train.seed)
-    model = ContrastiveModel(config.model)
-    if state is None:
-        model.train()  # an untrained network has no running statistics: it normalises by the batch
-    else:
-        model.load_state_dict(state)
-        model.eval()
-    data = config.data
-    spec = ViewSpec(data.size, data.mean, data.std, policy="eval", num_views=1, resize=data.eval_resize)
     backend = open_backend(data.backend, data.train, max(1, data.workers), device="cpu")
     found, labels = [], []
     try:
-        with Loader(backend, spec, global_batch=256, train=False) as loader, torch.no_grad():
+        with Loader(backend, eval_spec(data), global_batch=256, train=False) as loader, torch.no_grad():
             for views, batch_labels, _ in loader:
-                found.append(model.encoder(views).flatten(1))
+                found.append(encoder(views).flatten(1))
                 labels.append(batch_labels)
     finally:
         backend.close()
