@@ -23,22 +23,16 @@ from accelerate import Accelerator
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
-from fastvarcon.losses import build_loss
-from fastvarcon.losses.monitor import NsclMonitor
-from fastvarcon.models import ContrastiveModel
-from fastvarcon.models.batch_norm import synchronise
 from fastvarcon.models.encoders import ResNetEncoder
-from fastvarcon.models.ghost_norm import use_ghost_groups
 from fastvarcon.progress import format_seconds
 from fastvarcon.run_folder import RunFolder, run_identity, write_json
 from fastvarcon.training import distributed
 from fastvarcon.training.checkpoint import load_newest
-from fastvarcon.training.compiled import compile_network
 from fastvarcon.training.data import RunData
-from fastvarcon.training.ema import Ema
 from fastvarcon.training.histograms import Histograms
 from fastvarcon.training.meters import Clock, Meter, gpu_memory
 from fastvarcon.training.micro_batch import forward_backward, images_per_pass
+from fastvarcon.training.network import build_parts
 from fastvarcon.training.optim import add_criterion, build_optimizer, restore_optimizer, set_learning_rate
 from fastvarcon.training.profiling import StepProfiler
 from fastvarcon.training.saver import Saver
@@ -88,7 +82,11 @@ class Run:
         self.steps_per_epoch = len(data.train)
         self.total_steps = self.steps_per_epoch * train.epochs
         self.schedule = Schedule(train, self.steps_per_epoch)
-        self._build_network()
+        parts = build_parts(config, len(data.classes), device, self.group)
+        self.network, self.criterion, self.monitor, self.ema = parts
+        optimizer = build_optimizer(self.network, train, device)
+        add_criterion(optimizer, self.criterion)
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)  # the same, wrapped
         self.meter, self.clock, self.stop = Meter(device, self.group), Clock(), StopRequest()
         self.histograms = Histograms(config.loss, device, self.group)
         self.epoch_figures: dict[str, float] = {}
@@ -109,28 +107,6 @@ class Run:
         self.saver = Saver(folder, run_identity(config), train.keep, self._warn)
         traced = train.profile if accelerator.is_main_process else 0
         self.profiler = StepProfiler(traced, folder.path / "profile" / "trace.json", self.display.say)
-
-    def _build_network(self) -> None:
-        config, train, device = self.config, self.config.train, self.accelerator.device
-        classes, views = len(self.data.classes), config.data.num_views
-        torch.manual_seed(train.seed)  # the same weights on every rank
-        logits = classes if config.loss.name == "cross_entropy" else None
-        network = ContrastiveModel(config.model, logits).to(device, memory_format=torch.channels_last)
-        shape = {"num_views": views, "dim": config.model.head_dim, "max_rows": train.global_batch * views}
-        self.criterion = build_loss(config.loss, classes, self.group, **shape).to(device)
-        self.monitor = None
-        if config.monitor.nscl:
-            self.monitor = NsclMonitor(classes, num_views=views, group=self.group, backend=config.loss.backend)
-        self.ema = Ema(network, train.ema) if train.ema else None
-        if train.batch_norm == "sync" and self.group is not None:
-            network = synchronise(network, device, self.group)
-        if train.batch_norm == "ghost":
-            network = use_ghost_groups(network, train.bn_group, views)
-        optimizer = build_optimizer(network, train, device)
-        add_criterion(optimizer, self.criterion)
-        compile_network(network, train.compile)
-        self.network = network
-        self.model, self.optimizer = self.accelerator.prepare(network, optimizer)  # the same, wrapped
 
     @property
     def epoch(self) -> int:

@@ -25,7 +25,7 @@ from fastvarcon.data.backends import open_backend
 from fastvarcon.data.loader import Loader, ViewSpec
 from fastvarcon.losses import VarConLoss
 from fastvarcon.run_folder import RunFolder, read_metrics, run_identity
-from fastvarcon.training import trainer
+from fastvarcon.training import network, trainer
 from fastvarcon.training.checkpoint import load_checkpoint
 
 KILLS = 20
@@ -158,7 +158,7 @@ def load_kernel() -> None:
 
 torch.set_num_threads(1)
 load_kernel()
-trainer.build_loss = lambda loss, num_classes, group, **shape: Remembering(num_classes, group)
+network.build_loss = lambda loss, num_classes, group, **shape: Remembering(num_classes, group)
 seen = {}
 
 whole, killed, stopped = config("whole"), config("killed"), config("stopped")
