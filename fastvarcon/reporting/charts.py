@@ -90,12 +90,13 @@ def reliability(bins: list[dict]) -> str:
 
 
 def compared(groups: list[dict], score: str) -> str:
-    """A bar for each group of runs, its standard deviation over training seeds as a whisker."""
+    """A point for each group of runs, its standard deviation over training seeds as a whisker."""
     figure, axes = _figure(height=0.8 + 0.4 * len(groups))
     names = [group["name"] for group in groups]
     means = [group["scores"][score]["mean"] for group in groups]
     spreads = [group["scores"][score]["std"] or 0 for group in groups]
-    axes.barh(names, means, xerr=spreads, color=BLUE, alpha=0.8, capsize=3)
+    axes.errorbar(means, names, xerr=spreads, fmt="o", color=BLUE, capsize=3)
+    axes.margins(y=0.4)
     axes.invert_yaxis()
     axes.set_xlabel("top-1")
     return _svg(figure)

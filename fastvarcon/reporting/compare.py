@@ -22,6 +22,8 @@ from fastvarcon.reporting.tables import KINDS, percent, results, stale, title_of
 from fastvarcon.run_folder import write_json
 
 SEED = "train.seed"
+SAME = 1e-9
+"""Scores that are nearer than this are the same: nothing to test against."""
 NOT_COMPARED = frozenset(("out", SEED, "data.workers", "data.prefetch", "data.prefetch_mb", "train.threads"))
 
 
@@ -90,15 +92,15 @@ def test(one: dict, other: dict, stem: str) -> dict:
     if min(map(len, values)) < 2:
         return row | {"why_not": "one run in a group: no spread over training seeds"}
     paired = a.keys() == b.keys() and None not in a and len(a) == len(values[0]) == len(values[1])
+    seeds = sorted(a) if paired else []
+    spread = [[a[seed] - b[seed] for seed in seeds]] if paired else values
+    if max(max(one) - min(one) for one in spread) < SAME:
+        return row | {"why_not": "no spread over the seeds"}
     if paired:
-        seeds = sorted(a)
         found = stats.ttest_rel([a[seed] for seed in seeds], [b[seed] for seed in seeds])
     else:
         found = stats.ttest_ind(*values, equal_var=False)
-    p = float(found.pvalue)
-    if p != p:  # all differences alike: no spread to test against
-        return row | {"why_not": "no spread over the seeds"}
-    return row | {"test": "paired t, same seeds" if paired else "Welch t", "p": p}
+    return row | {"test": "paired t, same seeds" if paired else "Welch t", "p": float(found.pvalue)}
 
 
 def compare_table(result: dict) -> Table:
@@ -133,8 +135,8 @@ def write_page(result: dict, path: Path) -> None:
         (
             _kind(row["score"]),
             " against ".join(row["groups"]),
-            f"{100 * row['difference']:+.2f}",
             row["why_not"] if row["p"] is None else f"p = {row['p']:.3g} ({row['test']})",
+            f"{100 * row['difference']:+.2f}",
         )
         for row in result["tests"]
     ]
@@ -143,7 +145,7 @@ def write_page(result: dict, path: Path) -> None:
         + page.table(("runs", "n", *map(_kind, result["scores"])), rows)
         + page.pictures(drawn)
         + "<h2>Differences</h2>"
-        + page.table(("score", "of", "points", "significance"), tests, text_columns=2)
+        + page.table(("score", "of", "significance", "points"), tests, text_columns=3)
         + "<p>Two-sided tests over runs of different training seeds, not corrected for their number: paired where the "
         "groups have the same seeds, else Welch's.</p><h2>Runs</h2>"
         + page.table(

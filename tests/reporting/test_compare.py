@@ -42,6 +42,11 @@ def test_other_seeds_are_tested_by_welch(make_run):
     assert row["test"] == "Welch t" and row["p"] == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
 
 
+def test_scores_without_spread_are_not_tested(make_run):
+    runs = [make_run(f"a{s}", 0.7, s) for s in range(2)] + [make_run(f"b{s}", 0.6, s, 0.0) for s in range(2)]
+    assert compare(runs, "")["tests"][0]["why_not"] == "no spread over the seeds"
+
+
 def test_one_run_is_not_tested(make_run, tmp_path):
     result = compare([make_run("a", 0.7), make_run("b", 0.6, eps=0, scores=("linear",))], "fastvarcon eval compare a b")
     [row] = result["tests"]
