@@ -100,7 +100,8 @@ def _onehot_sums(
     for start in range(split * step, end, PIECE):
         i = start + tl.arange(0, PIECE)
         y = tl.load(labels + i, i < end, -1).to(tl.int32)
-        z_ND = tl.load(z + i.to(tl.int64)[:, None] * stride + d[None, :], (y >= 0)[:, None] & (d < D)[None, :], 0.0)
+        z_ND = tl.load(z + i.to(tl.int64)[:, None] * stride + d[None, :], (i < end)[:, None] & (d < D)[None, :], 0.0)
+        z_ND = tl.where((y >= 0)[:, None], z_ND, 0.0)
         hit = k[:, None] == y[None, :]
         count += tl.sum(hit.to(tl.int32), 1)
         high, low = _add_exactly(hit, z_ND, high, low)

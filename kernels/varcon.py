@@ -23,7 +23,7 @@ A label outside [0, num_classes) ignores its row if negative and makes its loss 
 cosine comes from outside (leave-one-out centroids): its gradient is G / tau1 and w_y plays no part but in sums.
 
 Launches: finalise, rows, and one for dz: class_sums.py makes the sums (1 launch, or a sort and 2), varcon_finalise.py
-the table of centroids, varcon_rows.py (D <= 512) or varcon_chunked.py (above, and for few rows against many classes)
+the table of centroids, varcon_rows.py (D <= 256) or varcon_chunked.py (above, and for few rows against many classes)
 the row scalars and m, varcon_backward.py dz, varcon_centroids.py ds. 4NCD flops for loss and dz, 4NCD more for ds. No
 N x C tensor, nothing waits for the GPU, any call can be captured in a CUDA graph; equal inputs give equal bits.
 
@@ -150,8 +150,8 @@ def _forward(
         "tau1": tau1, "kl": kl, "nll": nll, "adapt": adapt, "with_gradient": with_gradient,
         "precision": dot_precision(z.dtype),
     }  # fmt: skip
-    tile = varcon_tiles.tile_for("rows", D, dtype)
-    if tile is None or varcon_tiles.too_few_rows(N, num_classes, D, tile):
+    tile = varcon_tiles.row_tile(N, num_classes, D, dtype)
+    if tile is None:
         columns, m, inverse_rows = varcon_chunked.rows_chunked(*arguments, **options)
     else:
         key = (z.dtype, D, N, num_classes, with_gradient)

@@ -5,8 +5,8 @@
 
 A program holds a tile of classes and streams a split of the rows past it; o is made again from the stored lse, so T
 never leaves the registers. Splits are added in order by the second launch, which also projects. 4NCD flops. In float16
-T is taken relative to the largest |g| and times 8, where neither 1/K nor a large c leaves the range. For D > 512 the
-coefficients of a chunk of rows are written out instead (varcon_chunked.py) and multiplied by cuBLAS.
+T is taken relative to the largest |g| and times 8, where neither 1/K nor a large c leaves the range. Where D has no
+tile, the coefficients of a chunk of rows are written out instead (varcon_chunked.py) and multiplied by cuBLAS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .varcon_chunked import _shape, chunk_rows, multiply, tile_of_cosines
+from .varcon_chunked import chunk_rows, multiply, shape, tile_of_cosines
 from .varcon_finalise import Centroids
 from .varcon_rows import LOG2E
 from .varcon_tiles import Tile, cdiv, tile_for
@@ -93,7 +93,8 @@ def _dw(
         i = start + tl.arange(0, BLOCK_M)
         y = tl.load(labels + i, i < end, -1).to(tl.int32)
         row = z + i.to(tl.int64)[:, None] * stride
-        z_MD = tl.load(row + d[None, :], (y >= 0)[:, None] & (d < D)[None, :], 0.0).to(w.dtype.element_ty)
+        z_MD = tl.load(row + d[None, :], (i < end)[:, None] & (d < D)[None, :], 0.0).to(w.dtype.element_ty)
+        z_MD = tl.where((y >= 0)[:, None], z_MD, 0.0)
         g = tl.load(grad + i.to(tl.int64) * grad_stride, y >= 0, 0.0) * unit
         cos = tl.dot(w_CD, z_MD.T, input_precision=PRECISION)
         t = _coefficients(cos, bias_C[:, None], y[None, :], k[:, None], g[None, :], i[None, :], N, columns, scale, OWN)
@@ -130,7 +131,7 @@ def _chunked(grad, largest, z, labels, columns, table, tau1, own, precision) -> 
         rows = slice(first, first + n)
         _t[(cdiv(n, 128), R // 128)](
             grad[rows], largest, z, labels, columns, table.w, table.bias, t, first, n, N, D, R, grad.stride(0),
-            z.stride(0), LOG2E.value / tau1, OWN=own, **_shape(block_d, precision),
+            z.stride(0), LOG2E.value / tau1, OWN=own, **shape(block_d, precision),
         )  # fmt: skip
         z_nD = torch.where((labels[rows] >= 0)[:, None], z[rows], 0).to(dtype)
         dw[0, :, :D] += multiply(t[:n].T, z_nD)

@@ -1,12 +1,12 @@
-"""Rows by two matrix products, for D > 512 and for few rows against many classes (notation of kernels/varcon.py).
+"""Rows by two matrix products, for D > 256 and for few rows against many classes (notation of kernels/varcon.py).
 
-The accumulator of the one-pass kernel is BLOCK_M x D: beyond D = 512 it no longer fits the registers. Here a chunk of
-rows meets all classes at once,
+The accumulator of the one-pass kernel is BLOCK_M x D: beyond D = 256 it leaves no room for tiles that keep the tensor
+cores busy. Here a chunk of rows meets all classes at once,
 
     E = exp2(x - ref) in the compute dtype, 0 for the row's own class, and its row sums for each tile of classes
     m = (E @ w) / its sum         by cuBLAS
 
-and chunks are so small (CHUNK_BYTES) that E stays in the L2 cache: still 4NCD flops and no N x C tensor. `ref` is a
+and a chunk is bounded (CHUNK_BYTES), so that E stays in the L2 cache: still 4NCD flops and no N x C tensor. `ref` is a
 constant as in varcon_rows.py; below its bound a first pass over the chunk finds the maxima (6NCD).
 
 The gradient by the class sums goes the same way: coefficients of a chunk, then their transpose times its rows.
@@ -23,7 +23,7 @@ from .varcon_finalise import Centroids, limit_of, total_of
 from .varcon_rows import COLUMNS, LOG2E, bounded, finish_classes, finish_rows, reference_level
 from .varcon_tiles import cdiv
 
-CHUNK_BYTES = 24 * 2**20  # half of an H200's L2 cache
+CHUNK_BYTES = 48 * 2**20  # an H200's L2 cache
 BLOCK = tl.constexpr(128)  # rows and classes of a tile of E
 
 
@@ -50,10 +50,10 @@ def rows_chunked(
             scales = (programs, LOG2E.value / tau1, level)
             ref = None
             if not bounded(tau1, dtype):
-                _scores[grid](*shared, None, None, *scales, **_shape(block_d, precision))
+                _scores[grid](*shared, None, None, *scales, **shape(block_d, precision))
                 best = sums[2].amax(0)
                 ref = torch.where(best.isneginf(), 0, best)
-            _scores[grid](*shared, e, ref, *scales, **_shape(block_d, precision))
+            _scores[grid](*shared, e, ref, *scales, **shape(block_d, precision))
             product = multiply(e[:n], table.w) if with_gradient else None
             _finish[(max(1, cdiv(n, block_m)),)](
                 z, labels, own, eps, eps_at, table.w, table.wsum, table.parts, sums, ref, product, columns, m,
@@ -76,12 +76,14 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32)
 
 
-def _shape(block_d: int, precision: str) -> dict:
-    wide = precision == "ieee"  # 16 bit
-    return {
-        "PRECISION": precision, "BLOCK_D": block_d, "BLOCK_K": min(block_d, 64 if wide else 16),
-        "num_warps": 8, "num_stages": 3 if wide else 2, "enable_fp_fusion": True,
-    }  # fmt: skip
+def shape(block_d: int, precision: str) -> dict:
+    """Compile-time arguments of a tile of scores. 128 registers let two programs share a multiprocessor, so that one
+    multiplies while the other takes exponentials; three TF32 products need more."""
+    if precision == "ieee":
+        options = {"BLOCK_K": min(block_d, 64), "num_stages": 3, "maxnreg": 128}
+    else:
+        options = {"BLOCK_K": 16, "num_stages": 2}
+    return {"PRECISION": precision, "BLOCK_D": block_d, "num_warps": 8, "enable_fp_fusion": True, **options}
 
 
 @triton.jit
@@ -153,10 +155,13 @@ def _finish(
     exps = tl.zeros([BLOCK_M], tl.float32)
     cosines = tl.zeros([BLOCK_M], tl.float32)
     best = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for tile in range(tiles):
-        exps += tl.load(sums + tile * chunk + row, inside, 0.0)
-        cosines += tl.load(sums + (tiles + tile) * chunk + row, inside, 0.0)
-        best = tl.maximum(best, tl.load(sums + (2 * tiles + tile) * chunk + row, inside, 0.0))
+    for start in range(0, tiles, 64):
+        tile = start + tl.arange(0, 64)
+        at = sums + tile[:, None] * chunk + row[None, :]
+        there = (tile < tiles)[:, None] & inside[None, :]
+        exps += tl.sum(tl.load(at, there, 0.0), 0)
+        cosines += tl.sum(tl.load(at + tiles * chunk, there, 0.0), 0)
+        best = tl.maximum(best, tl.max(tl.load(at + 2 * tiles * chunk, there, float("-inf")), 0))
     level_M = tl.zeros([BLOCK_M], tl.float32) + level
     if ref is not None:
         level_M = tl.load(ref + row, inside, 0.0)

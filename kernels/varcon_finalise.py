@@ -68,17 +68,17 @@ def finalise(sums: Tensor, counts: Tensor, dtype: torch.dtype) -> Centroids:
     rows, block_d = table.w.shape
     with torch.cuda.device_of(sums):
         _finalise[(table.parts.shape[1],)](
-            sums, counts, *table, splits, classes, dim, rows, _tiles_each(rows, block_d),
+            sums, counts, *table, classes, dim, rows, _tiles_each(rows, block_d),
             *sums.stride()[:2], counts.stride(0),
-            BLOCK_C=_classes_at_once(block_d), BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,
+            P=splits, BLOCK_C=_classes_at_once(block_d), BLOCK_D=block_d, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return table
 
 
-@triton.jit(do_not_specialize=["P", "C", "R", "tiles_each"])
+@triton.jit(do_not_specialize=["C", "R", "tiles_each"])
 def _finalise(
-    sums, counts, w, bias, inverse_norm, wsum, parts, P, C, D, R, tiles_each, split_stride, class_stride, count_stride,
-    BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
+    sums, counts, w, bias, inverse_norm, wsum, parts, C, D, R, tiles_each, split_stride, class_stride, count_stride,
+    P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     d = tl.arange(0, BLOCK_D)
@@ -88,7 +88,7 @@ def _finalise(
         k = tile * BLOCK_C + tl.arange(0, BLOCK_C)
         s_CD = tl.zeros([BLOCK_C, BLOCK_D], tl.float32)
         count = tl.zeros([BLOCK_C], tl.int32)
-        for split in range(P):
+        for split in tl.static_range(P):
             at = split * split_stride + k.to(tl.int64) * class_stride
             s_CD += tl.load(sums + at[:, None] + d[None, :], (k < C)[:, None] & (d < D)[None, :], 0.0)
             count += tl.load(counts + split * count_stride + k, k < C, 0).to(tl.int32)

@@ -139,9 +139,11 @@ def _rows(
 def finish_classes(parts, wsum, inverse_rows, programs, BLOCK_D: tl.constexpr):
     """Wsum and 1 / rows from their partial results, for the backward pass and for the mean."""
     d = tl.arange(0, BLOCK_D)
+    AT_ONCE: tl.constexpr = 8192 // BLOCK_D if BLOCK_D > 256 else 32
     wsum_D = tl.zeros([BLOCK_D], tl.float32)
-    for t in range(programs):
-        wsum_D += tl.load(wsum + t * BLOCK_D + d)
+    for start in range(0, programs, AT_ONCE):
+        t = start + tl.arange(0, AT_ONCE)
+        wsum_D += tl.sum(tl.load(wsum + t[:, None] * BLOCK_D + d[None, :], (t < programs)[:, None], 0.0), 0)
     tl.store(wsum + programs * BLOCK_D + d, wsum_D)
     tl.store(inverse_rows, 1.0 / tl.maximum(total_of(parts, 1, programs), 1).to(tl.float32))
 

@@ -1,8 +1,10 @@
 """Tile shapes of the VarCon kernels: a static table, so that results and start-up never depend on a measurement.
 
-The shapes were chosen by compiling: the largest that keep a row of the accumulator in registers (spilled bytes are
-gated in tests/kernels/test_varcon_aot.py) and whose operands fit the shared memory of the GPU. `FASTVARCON_AUTOTUNE=1`
-measures the candidates below on the first call of each shape instead, and keeps the fastest for the process.
+The shapes were chosen by compiling: the largest whose accumulators stay in registers (spilled bytes are gated in
+tests/kernels/test_varcon_aot.py) and whose operands fit the shared memory. Every warp has rows of its own, 16 of them
+for the products of an A100 and for those of an H100: with fewer rows, Triton lets several warps make the same scores.
+That is why D = 512 is not here for those two: 64 rows on 8 warps would do the first product twice.
+`FASTVARCON_AUTOTUNE=1` measures neighbours on the first call of each shape, and keeps the fastest for the process.
 """
 
 from __future__ import annotations
@@ -35,29 +37,30 @@ Table = dict[tuple[str, int, int], Tile]
 """(kernel, bytes of an element, padded D) -> tile. What is not there goes the chunked way (varcon_chunked.py)."""
 
 HOPPER: Table = {
-    ("rows", 2, 128): Tile(128, 64, 8, 3),
-    ("rows", 2, 256): Tile(128, 32, 8, 3),
-    ("rows", 2, 512): Tile(64, 32, 8, 3),
+    ("rows", 2, 128): Tile(64, 64, 4, 3),  # two of them share a multiprocessor
+    ("rows", 2, 256): Tile(128, 64, 8, 2),
+    ("few rows", 2, 256): Tile(64, 32, 4, 3),
     ("rows", 4, 128): Tile(64, 32, 4, 2),
     ("sums", 2, 128): Tile(32, 64, 4, 2),
-    ("sums", 2, 256): Tile(32, 64, 8, 2),
-    ("sums", 2, 512): Tile(16, 64, 8, 2),
+    ("sums", 2, 256): Tile(32, 128, 8, 2),
     ("sums", 4, 128): Tile(16, 64, 4, 2),
 }
 """H100 and H200 (227 KiB)."""
-BLACKWELL: Table = HOPPER | {("rows", 4, 128): Tile(64, 32, 8, 2), ("sums", 4, 128): Tile(16, 64, 8, 2)}
-"""B200 and B300 (227 KiB)."""
-CONSUMER: Table = HOPPER | {
-    ("rows", 2, 128): Tile(128, 32, 8, 3),
-    ("rows", 2, 256): Tile(64, 64, 8, 2),
-    ("rows", 2, 512): Tile(32, 32, 4, 2),
-    ("rows", 4, 128): Tile(32, 32, 8, 2),
-    ("sums", 4, 128): Tile(32, 32, 8, 2),
+BLACKWELL: Table = HOPPER | {
+    ("rows", 2, 512): Tile(64, 32, 8, 3),
+    ("rows", 4, 128): Tile(64, 32, 8, 2),
+    ("sums", 2, 512): Tile(16, 64, 8, 2),
+    ("sums", 4, 128): Tile(16, 64, 8, 2),
 }
-"""Cards of capability 8.6, 8.9 and 12.0 (99 KiB)."""
-AMPERE: Table = CONSUMER | {("rows", 2, 512): Tile(64, 32, 8, 2)}
-"""A100 (163 KiB)."""
-TABLES = {80: AMPERE, 90: HOPPER, 100: BLACKWELL, 103: BLACKWELL}
+"""B200 and B300 (227 KiB), whose accumulators do not lie in registers."""
+AMPERE: Table = {
+    ("rows", 2, 128): Tile(128, 32, 8, 3),
+    ("rows", 2, 256): Tile(64, 32, 4, 3),
+    ("sums", 2, 128): Tile(32, 64, 4, 2),
+    ("sums", 2, 256): Tile(32, 64, 4, 2),
+}
+"""A100 (163 KiB) and the cards of capability 8.6, 8.9 and 12.0 (99 KiB)."""
+TABLES = {90: HOPPER, 100: BLACKWELL, 103: BLACKWELL}
 
 
 @cache
@@ -77,13 +80,22 @@ def padded(dim: int) -> int:
 
 
 def tile_for(kernel: str, dim: int, dtype: torch.dtype) -> Tile | None:
-    """Tile of "rows" (one-pass row kernel) or "sums" (gradient by the class sums); None where rows are too long."""
-    return TABLES.get(capability(), CONSUMER).get((kernel, dtype.itemsize, max(128, padded(dim))))
+    """Tile of "rows" (one-pass row kernel), "few rows" (the same) or "sums" (gradient by the class sums), if any."""
+    return TABLES.get(capability(), AMPERE).get((kernel, dtype.itemsize, max(128, padded(dim))))
 
 
-def too_few_rows(rows: int, classes: int, dim: int, tile: Tile) -> bool:
-    """The one-pass kernel would leave most multiprocessors idle for long: there the chunked way has more programs."""
-    return cdiv(rows, tile.rows) * 2 < MULTIPROCESSORS and classes * dim >= LONG_PASS
+def row_tile(rows: int, classes: int, dim: int, dtype: torch.dtype) -> Tile | None:
+    """Tile of the one-pass row kernel, or None where the chunked way is better.
+
+    That is for long rows, and for so few that most multiprocessors would be idle during a long pass over the classes:
+    the chunked way has more programs.
+    """
+    tile = tile_for("rows", dim, dtype)
+    if tile is not None and cdiv(rows, tile.rows) < MULTIPROCESSORS:
+        tile = tile_for("few rows", dim, dtype) or tile
+    if tile is not None and cdiv(rows, tile.rows) * 2 < MULTIPROCESSORS and classes * dim >= LONG_PASS:
+        return None
+    return tile
 
 
 # ---- opt-in measurement --------------------------------------------------------------------------------------------
@@ -103,7 +115,7 @@ def tuned(key: Hashable, tile: Tile, launch: Callable[[Tile], object]) -> Tile:
             for warps in (4, 8)
             for stages in (2, 3)
         }
-        _measured[key] = min([tile, *sorted(neighbours, key=str)], key=lambda one: _milliseconds(launch, one))
+        _measured[key] = min([tile, *sorted(neighbours - {tile}, key=str)], key=lambda one: _milliseconds(launch, one))
     return _measured[key]
 
 

@@ -68,7 +68,7 @@ def assert_as_good_as_torch(z, labels, classes, *, tau1=0.1, eps=0.02, **options
 def small_chunks(monkeypatch):
     """Long rows for the chunked way without their cost: no one-pass tile, and chunks of one tile of rows."""
     monkeypatch.setattr(varcon_tiles, "TABLES", {})
-    monkeypatch.setattr(varcon_tiles, "CONSUMER", {})
+    monkeypatch.setattr(varcon_tiles, "AMPERE", {})
     monkeypatch.setattr(varcon_chunked, "CHUNK_BYTES", 1)
 
 
