@@ -65,7 +65,13 @@ class Target:
             return Config.load(self.path.parent.parent / "config.json").data
         if self.kind == "export":
             spec = find_encoder(self.path)[0]
-            return DataConfig(size=spec.size, eval_resize=spec.eval_resize, mean=spec.mean, std=spec.std)
+            return DataConfig(
+                size=spec.size,
+                eval_resize=spec.eval_resize,
+                mean=spec.mean,
+                std=spec.std,
+                interpolation=spec.interpolation,
+            )
         return None
 
     def build(self, size: int) -> tuple[nn.Module, str]:

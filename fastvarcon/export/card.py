@@ -76,9 +76,9 @@ def _snippets(spec: EncoderSpec, target: str, folder: str) -> list[str]:
 
 def _preparation(spec: EncoderSpec) -> str:
     return (
-        f"Images are RGB in [0, 1], their shorter side resized to {spec.eval_resize} px (bilinear, antialiased), the "
-        f"centre {spec.size} x {spec.size} cut out, then normalised with mean {list(spec.mean)} and standard deviation "
-        f"{list(spec.std)}.\n"
+        f"Images are RGB in [0, 1], their shorter side resized to {spec.eval_resize} px ({spec.interpolation}, "
+        f"antialiased), the centre {spec.size} x {spec.size} cut out, then normalised with mean {list(spec.mean)} and "
+        f"standard deviation {list(spec.std)}.\n"
     )
 
 

@@ -131,7 +131,7 @@ def timm_config(spec: EncoderSpec, feature_dim: int) -> dict:
         "pretrained_cfg": {
             "input_size": [3, spec.size, spec.size],
             "fixed_input_size": False,
-            "interpolation": "bilinear",
+            "interpolation": spec.interpolation,
             "crop_pct": math.nextafter(spec.size / spec.eval_resize, 0),  # timm divides and rounds down
             "crop_mode": "center",
             "mean": list(spec.mean),

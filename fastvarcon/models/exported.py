@@ -36,6 +36,8 @@ class EncoderSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """Normalisation, in [0, 1] units."""
+    interpolation: str
+    """With which images are resized: bilinear or bicubic, antialiased."""
 
     @classmethod
     def of_config(cls, config: Config) -> EncoderSpec:
@@ -48,6 +50,7 @@ class EncoderSpec:
             data.eval_resize,
             tuple(data.mean),
             tuple(data.std),
+            data.interpolation,
         )
 
     @property

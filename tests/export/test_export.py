@@ -28,12 +28,14 @@ def make_run(tmp_path):
         run = tmp_path / "run"
         (run / "eval").mkdir(parents=True)
         data = DataConfig(val=tmp_path / 'held "out".beton', size=size, eval_resize=size + 4, mean=MEAN, std=STD)
+        data.interpolation = "bicubic"
         Config(data=data, model=model, out=run).save(run / "config.json")
         torch.manual_seed(0)
         encoder = build_encoder(model.encoder, width=model.width, small_images=model.small_images)
         encoder.train()(torch.randn(8, 3, size, size))
         save_file(encoder.state_dict(), run / "encoder.safetensors")
         score = {"name": "knn", "features": "encoder", "encoder_sha256": identify_encoder(run)[1], "top1": 0.625}
+        score |= {"seed": 0, "seconds": 1.0}
         score |= {"protocol": "cosine kNN, majority vote, k = 20", "num_val": 360, "command": "fastvarcon eval knn r"}
         (run / "eval" / "knn.json").write_text(json.dumps(score))
         return run, encoder.eval(), torch.randn(4, 3, size, size)
@@ -94,7 +96,8 @@ def test_safetensors_tell_how_to_build_and_feed_the_encoder(make_run, tmp_path, 
     moved = (tmp_path / "out" / "model.safetensors").rename(tmp_path / "alone.safetensors")
     assert torch.equal(fastvarcon.load_encoder(moved)(images), encoder(images))
     spec, _ = find_encoder(moved)
-    assert spec == find_encoder(run)[0] and (spec.size, spec.eval_resize, spec.mean) == (size, size + 4, MEAN)
+    assert spec.interpolation == "bicubic" and spec == find_encoder(run)[0]
+    assert (spec.size, spec.eval_resize, spec.mean) == (size, size + 4, MEAN)
 
 
 def test_hub_folder_is_a_model_card_with_its_scores(make_run, tmp_path):
