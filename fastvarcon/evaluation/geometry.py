@@ -165,19 +165,3 @@ def sphere_variances(moments: ClassMoments) -> dict[str, float]:
     total = 1 - means.mean(0).square().sum().item()
     within = 1 - means.square().sum(1).mean().item()
     return {"total_variance": total, "within_variance": within, "between_variance": total - within}
-
-
-def collapse_threshold(
-    classes: int, per_class: int, tau: float, views: int = 2, *, include_self: bool = False
-) -> float:
-    """alpha* of SSEM: up to it, the best embedding of a balanced batch has every class in one point (spec 5.4).
-
-    Args:
-        classes, per_class, views: classes in the batch, images of each, views of an image.
-        include_self: the row itself in its denominator, as the authors' CIFAR code; there `views` plays no part.
-    """
-    C, n, p = classes, per_class, views
-    q = math.exp(-C / ((C - 1) * tau))
-    if include_self:
-        return (1 + (C * n - 1) * q) / (n * (1 + (C - 1) * q))
-    return 1 - p * (n - 1) * (1 - q) / ((p * n - 1) + p * n * (C - 1) * q)

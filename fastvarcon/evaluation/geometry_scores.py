@@ -22,6 +22,7 @@ from fastvarcon.evaluation.job import Job
 from fastvarcon.evaluation.moments import ClassMoments, DirectionalMoments, measure
 from fastvarcon.evaluation.options import Geometry
 from fastvarcon.evaluation.view_geometry import ViewMoments, uniformity
+from fastvarcon.losses.ssem import batch_threshold
 from fastvarcon.run_folder import CHECKPOINT_FILE, RunFolder
 
 FEWEST_SHOTS = 10  # that the proofs of the bounds ask for
@@ -115,15 +116,8 @@ def threshold_figures(job: Job, classes: int) -> dict[str, float]:
     """alpha* of SSEM in the batches of the run: what its `--loss.alpha` has to exceed."""
     if job.target.kind != "run":
         return {}
-    config = Config.load(job.target.path / "config.json")
-    per_class = round(config.train.global_batch / classes)
-    if per_class < 2:
-        return {}
-    return {
-        "ssem_collapse_threshold": geometry.collapse_threshold(
-            classes, per_class, config.loss.temperature, config.data.num_views
-        )
-    }
+    threshold = batch_threshold(Config.load(job.target.path / "config.json"), classes)
+    return {} if threshold is None else {"ssem_collapse_threshold": threshold}
 
 
 def few_shot_row(

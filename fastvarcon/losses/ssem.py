@@ -5,15 +5,18 @@
     L_sup  = mean over pairs (a, p) of different images of the same class    of  N_a - x_ap
     N_a    = log sum_{k != a} e^{x_ak}
 
-alpha below the threshold of spec 5.4 (`evaluation/geometry.py: collapse_threshold`) lets classes collapse to a point;
+alpha below the threshold of spec 5.4 (`collapse_threshold`) lets classes collapse to a point;
 SupCon lies below it for every batch. `include_self` has k = a in N_a and p = a in L_cl, as the authors' CIFAR code.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from fastvarcon.config import Config
 from fastvarcon.losses.contrastive import ContrastiveLoss
 from fastvarcon.losses.pairs import global_mean, pair_rows
 
@@ -63,3 +66,30 @@ class SsemLoss(ContrastiveLoss):
             )
             loss = loss + (1 - self.alpha) * global_mean(l_sup, valid * rows.count, self.group, lonely)
         return loss, {"anchors": (valid & (rows.count > 0)).to(loss.dtype)}
+
+
+def collapse_threshold(
+    classes: int, per_class: int, tau: float, views: int = 2, *, include_self: bool = False
+) -> float:
+    """alpha* of SSEM: up to it, the best embedding of a balanced batch has every class in one point (spec 5.4).
+
+    Args:
+        classes, per_class, views: classes in the batch, images of each, views of an image.
+        include_self: the row itself in its denominator, as the authors' CIFAR code; there `views` plays no part.
+    """
+    C, n, p = classes, per_class, views
+    q = math.exp(-C / ((C - 1) * tau))
+    if include_self:
+        return (1 + (C * n - 1) * q) / (n * (1 + (C - 1) * q))
+    return 1 - p * (n - 1) * (1 - q) / ((p * n - 1) + p * n * (C - 1) * q)
+
+
+def batch_threshold(config: Config, classes: int) -> float | None:
+    """alpha* in the batches of a run on data of so many classes; None where a batch has no two images of a class."""
+    images, balanced = config.train.global_batch, config.sampling.per_class
+    per_class, present = (
+        (balanced, min(classes, images // balanced)) if balanced else (round(images / classes), classes)
+    )
+    if per_class < 2 or present < 2:
+        return None
+    return collapse_threshold(present, per_class, config.loss.temperature, config.data.num_views)

@@ -14,6 +14,7 @@ import torchvision
 
 import fastvarcon
 from fastvarcon import kernels
+from fastvarcon.losses.ssem import batch_threshold
 from fastvarcon.training import distributed
 from fastvarcon.training.meters import Clock
 
@@ -43,6 +44,9 @@ def opening_lines(run: Run) -> list[str]:
     warning = distributed.launcher_warning(dict(os.environ), accelerator.num_processes)
     if warning:
         lines.insert(0, f"warning: {warning}")
+    if config.loss.base == "ssem" and (threshold := batch_threshold(config, len(data.classes))) is not None:
+        what = "up to it classes" if config.loss.alpha <= threshold else "below it classes would"
+        lines.append(f"ssem: --loss.alpha {config.loss.alpha:g}, threshold {threshold:.3g}: {what} collapse to points")
     if run.step:
         done, within = divmod(run.step, run.steps_per_epoch)
         lines.append(f"resuming {run.folder.path} after epoch {done}" + (f" and {within} steps" if within else ""))

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastvarcon.config import Config, LossConfig
 from fastvarcon.evaluation import few_shot_bounds as bounds
 from fastvarcon.evaluation import geometry
 from fastvarcon.evaluation.alignment import AlignmentMoments, rsa_spearman, weight_gap
 from fastvarcon.evaluation.moments import ClassMoments, DirectionalMoments, measure
 from fastvarcon.evaluation.view_geometry import ViewMoments, uniformity
+from fastvarcon.losses.ssem import batch_threshold, collapse_threshold
 
 FIXTURE = json.loads(Path(__file__).parents[1].joinpath("golden_contrastive.json").read_text())
 GOLDEN, BOUNDS = FIXTURE["metrics_fixture"], FIXTURE["bounds"]
@@ -179,9 +181,18 @@ def test_orthogonal_frame():
     [(10, 51, 0.1, 0.020), (10, 51, 0.5, 0.557), (100, 10, 0.1, 0.104), (100, 10, 0.5, 0.945)],
 )
 def test_collapse_threshold(classes, per_class, tau, threshold):
-    assert geometry.collapse_threshold(classes, per_class, tau, include_self=True) == pytest.approx(threshold, abs=5e-4)
+    assert collapse_threshold(classes, per_class, tau, include_self=True) == pytest.approx(threshold, abs=5e-4)
     implicit = 1 / (2 * per_class - 1)  # the alpha of SupCon
-    assert implicit < geometry.collapse_threshold(classes, per_class, tau)
+    assert implicit < collapse_threshold(classes, per_class, tau)
+
+
+def test_collapse_threshold_of_a_run():
+    config = Config(loss=LossConfig("ssem", temperature=0.5))
+    config.train.global_batch = 40
+    assert batch_threshold(config, 10) == collapse_threshold(10, 4, 0.5)
+    assert batch_threshold(config, 40) is None  # one image of each class
+    config.sampling.per_class = 8
+    assert batch_threshold(config, 10) == collapse_threshold(5, 8, 0.5)
 
 
 def test_views():

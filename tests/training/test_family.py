@@ -43,6 +43,11 @@ def test_cross_entropy_trains_a_classifier_on_the_features(digits, tmp_path):
     assert stored["/model/head.weight"].shape == (10, 64)
 
 
+def test_ssem_says_whether_classes_collapse(digits, tmp_path, capsys):
+    train(config_of(digits, tmp_path / "run", LossConfig("ssem", alpha=0.1, temperature=0.5)))
+    assert "ssem: --loss.alpha 0.1, threshold 0.575: up to it classes collapse to points" in capsys.readouterr().out
+
+
 def test_unlabelled_images_do_where_no_label_is_asked_for(digits, tmp_path):
     whole, path = Beton(digits[0]), tmp_path / "unlabelled.beton"
     with BetonWriter(path, 140, whole.classes) as writer:
