@@ -496,9 +496,10 @@ def _from_json(value, hint, where: str):
     options = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         fits = value in options
-    elif type(None) in options and value is None:
-        return None
-    elif hint is Path or Path in options:
+    elif type(None) in options:
+        [given] = [option for option in options if option is not type(None)]
+        return None if value is None else _from_json(value, given, where)
+    elif hint is Path:
         fits, value = isinstance(value, str), Path(str(value))
     elif Ellipsis in options:
         fits = isinstance(value, list) and all(type(v) is options[0] for v in value)

@@ -9,7 +9,7 @@ from fastvarcon.errors import UserError
 
 def test_round_trip(tmp_path):
     config = Config(data=DataConfig(train=tmp_path / "a.beton", mean=(0.1, 0.2, 0.3)))
-    config.train.lr, config.train.decay_epochs = 0.125, (3, 5, 7)
+    config.train.lr, config.train.decay_epochs, config.loss.prototype_momentum = 0.125, (3, 5, 7), 0.9
     (tmp_path / "config.json").write_text(json.dumps(config.flat()))
     assert Config.load(tmp_path / "config.json") == config
 

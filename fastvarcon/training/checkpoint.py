@@ -67,8 +67,13 @@ def write_checkpoint(folder: Path, content: Snapshot, run: str, previous: Path |
     _sync_folder(folder)
 
 
-def load_checkpoint(folder: Path, run: str) -> dict:
-    """Read back a state, tensors on the CPU.
+def save_checkpoint(folder: Path, state: dict, run: str = "") -> None:
+    """`write_checkpoint` of a state as it is now."""
+    write_checkpoint(folder, snapshot(state), run)
+
+
+def load_checkpoint(folder: Path, run: str | None = None) -> dict:
+    """Read back a state, tensors on the CPU; that of any run, or of `run` alone.
 
     Raises:
         UserError: a missing or damaged file, or one that another run has written.
@@ -85,7 +90,7 @@ def load_checkpoint(folder: Path, run: str) -> dict:
         raise UserError(
             f"{path} is not a whole checkpoint ({error}): remove the folder {folder} to do without it"
         ) from None
-    if header["run"] != run:
+    if run is not None and header["run"] != run:
         raise UserError(f"{path} belongs to a run of other settings: remove the folder {folder} to do without it")
     return state
 

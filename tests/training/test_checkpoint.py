@@ -105,6 +105,7 @@ def test_foreign_files_are_refused(tmp_path):
     write(tmp_path, run="another")
     with pytest.raises(UserError, match="belongs to a run of other settings"):
         load_checkpoint(tmp_path, "run")
+    assert load_checkpoint(tmp_path)["epoch"] == 3
 
 
 def test_previous_one_is_used_with_a_warning(folder):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastvarcon.training.checkpoint import load_checkpoint, snapshot, write_checkpoint
+from fastvarcon.training.checkpoint import load_checkpoint, save_checkpoint
 from fastvarcon.training.optim import restore_optimizer
 
 
@@ -22,8 +22,8 @@ def test_restored_momentum_has_the_layout_of_its_parameter(fused, tmp_path):
 
     whole, resumed = network(), network()
     step(*whole, 1)
-    write_checkpoint(tmp_path, snapshot({"model": whole[0].state_dict(), "optimizer": whole[1].state_dict()}), "run")
-    state = load_checkpoint(tmp_path, "run")
+    save_checkpoint(tmp_path, {"model": whole[0].state_dict(), "optimizer": whole[1].state_dict()})
+    state = load_checkpoint(tmp_path)
     state["optimizer"]["param_groups"][0]["fused"] = not fused  # as if it came from another device
     resumed[0].load_state_dict(state["model"])
     restore_optimizer(resumed[1], state["optimizer"])
