@@ -80,9 +80,9 @@ def diagnose(config: Config, processes: int, seconds: float, on_step: Callable[[
     Raises:
         UserError: settings or data that no training could start with.
     """
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, val=None))
     config.validate()
     share = one_of(config, processes)
+    share.validate()
     with Training(share) as training:
         rates = _measure(training, seconds / 4, on_step)
         place = _place(config, share, training.device)

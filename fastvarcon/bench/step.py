@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import tempfile
 from collections.abc import Callable
@@ -49,7 +48,6 @@ def bench_step(
         config: data, model, loss and batch of one process; `config.out` plays no part.
         images: the training images as a folder; None = they are written out to a temporary one.
     """
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, val=None))
     config.validate()
     if config.data.backend == "folder":
         raise UserError("--data.backend folder is what the reference does: give a converted file and another backend")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import io
 import itertools
 import statistics
@@ -22,6 +23,7 @@ from torch import Tensor
 from fastvarcon.bench.steps import Steps
 from fastvarcon.config import Config
 from fastvarcon.run_folder import RunFolder
+from fastvarcon.training.compiled import compile_network
 from fastvarcon.training.data import RunData
 from fastvarcon.training.distributed import make_accelerator
 from fastvarcon.training.trainer import Run
@@ -37,9 +39,11 @@ class Job:
 
 
 class Training:
-    """One process of a training, ready to step; a context manager."""
+    """One process of a training, ready to step; a context manager. All its views are of the full size."""
 
     def __init__(self, config: Config):
+        train = dataclasses.replace(config.train, resolution="", trackers="", profile=0)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, val=None), train=train)
         with contextlib.ExitStack() as stack:
             self.accelerator = make_accelerator(config.train)
             self.device = self.accelerator.device
@@ -76,7 +80,8 @@ class Training:
 
     def encoder_pass(self, views: Tensor) -> Callable[[], None]:
         """Forward and backward of a copy of the encoder alone, in the precision of the training."""
-        encoder = copy.deepcopy(self.accelerator.unwrap_model(self._run.model).encoder).train()
+        encoder = copy.deepcopy(self._run.network.encoder).train()
+        compile_network(encoder, self._run.config.train.compile)
         with self.accelerator.autocast():
             gradient = torch.randn_like(encoder(views))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastvarcon.config import Config
 from fastvarcon.models.exported import EXPORT_FILE, EncoderSpec, find_encoder
 from fastvarcon.progress import format_seconds
-from fastvarcon.reporting.tables import LOSS_TITLES, ScoreRow, score_rows
+from fastvarcon.reporting.tables import LOSS_TITLES, ScoreRow, percent, score_rows
 from fastvarcon.run_folder import RunFolder, read_json
 
 FASTVARCON = """\
@@ -86,8 +86,8 @@ def _scores(scores: list[ScoreRow]) -> str:
     if not scores:
         return "## Scores\n\nNone were taken before the export.\n"
     rows = [
-        f"| {row.what} | {row.top1:.2%} | {'' if row.top5 is None else f'{row.top5:.2%}'} | {row.num_val:,} | "
-        f"{row.protocol} | `{row.command}` |"
+        f"| {row.what} | {percent(row.top1, row.spread)} | {'' if row.top5 is None else percent(row.top5)} | "
+        f"{row.num_val:,} | {row.protocol} | `{row.command}` |"
         for row in scores
     ]
     head = "| score | top-1 | top-5 | held-out images | protocol | command |\n|---|---|---|---|---|---|"
