@@ -40,6 +40,9 @@ def start_trackers(config: Config, accelerator: Accelerator) -> list[GeneralTrac
 
 
 def scalars(row: dict) -> dict[str, float]:
-    """The numbers of a row of metrics.jsonl, those of an epoch under `epoch/`."""
-    prefix = "epoch/" if row["kind"] == "epoch" else ""
+    """The numbers of a row of metrics.jsonl, those of an epoch under `per_epoch/`.
+
+    (Not `epoch/`: MLflow keeps metrics as files, and `epoch` is one.)
+    """
+    prefix = "per_epoch/" if row["kind"] == "epoch" else ""
     return {prefix + name: value for name, value in row.items() if type(value) in (int, float) and name != "step"}

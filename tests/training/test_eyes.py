@@ -43,11 +43,11 @@ def test_tensorboard_shows_the_figures_of_the_metrics(watched):
 
     events = EventAccumulator(str(watched / "trackers" / "fastvarcon")).Reload()
     rows = read_metrics(watched / "metrics.jsonl")
-    for prefix, kind in (("", "step"), ("epoch/", "epoch")):
+    for prefix, kind in (("", "step"), ("per_epoch/", "epoch")):
         for name in ("loss", "tau2", "views_per_second"):
             shown = {event.step: event.value for event in events.Scalars(prefix + name)}
             assert shown == {row["step"]: pytest.approx(row[name], rel=1e-5) for row in rows if row["kind"] == kind}
-    assert len(events.Scalars("epoch/val_centroid_top1")) == 2
+    assert len(events.Scalars("per_epoch/val_centroid_top1")) == 2
 
 
 def test_trace_holds_the_steps_asked_for(watched):
