@@ -23,7 +23,7 @@ demo: .venv/.installed
 	@$(BIN)/fastvarcon report $(RUN)
 
 test: lint .venv/.ffcv .venv/.dali
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

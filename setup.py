@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 LINUX = "; platform_system == 'Linux'"
+ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
     name="fastvarcon",
@@ -39,10 +40,13 @@ setup(
         "parquet": ["pyarrow>=18"],
         "timm": ["timm>=1.0"],
         "umap": ["umap-learn"],
-        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "onnx": ONNX,
         "dev": [
+            *ONNX,
+            "timm>=1.0",
             "pyarrow>=18",
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "pytorch-metric-learning>=2.5",
             "hypothesis>=6",
             "ruff>=0.6",

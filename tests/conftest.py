@@ -65,7 +65,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "train.beton", root / "val.beton"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_python():
     """Run `python ARGS` in a process of its own; returns it with its output as text."""
 

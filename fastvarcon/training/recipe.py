@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import tyro
 
@@ -20,15 +21,20 @@ def run_recipe(defaults: Config, description: str | None) -> None:
     # tyro joins the lines of a paragraph unless they are indented; a recipe's docstring is a list of lines
     description = "\n ".join((description or "").splitlines())
     config = tyro.cli(Config, default=defaults, description=description)
-    import torch.distributed as dist
-
-    from fastvarcon.training.trainer import train  # after the flags: --help must not wait for torch
-
     try:
+        config.validate()  # before torch is loaded, which takes seconds
+        from fastvarcon.training.trainer import train
+
         train(config)
     except UserError:
-        if os.environ.get("RANK", "0") != "0" and not dist.is_initialized():
+        if os.environ.get("RANK", "0") != "0" and not _have_joined():
             raise SystemExit(2) from None
         raise
-    if dist.is_initialized():  # not behind an error: it may wait for ranks that are gone
-        dist.destroy_process_group()
+    if _have_joined():  # not behind an error: it may wait for ranks that are gone
+        sys.modules["torch.distributed"].destroy_process_group()
+
+
+def _have_joined() -> bool:
+    """Whether the processes of this launch know each other already."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_initialized()
