@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from fastvarcon.errors import UserError
+from fastvarcon.evaluation.image_filters import blurred, convolved, plasma, streak, zoomed
 
 SMALL_SIDE = 64
 """Views up to this side get the strengths of CIFAR-10-C."""
@@ -86,31 +87,31 @@ def _defocus_blur(x: Float, strength: tuple[float, float], scale: float, rng: np
     reach = int(np.ceil(max(radius, 1))) + 2
     y, x_axis = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disk = gaussian_filter((y**2 + x_axis**2 <= radius**2).astype(float), alias, truncate=2 / alias)
-    return _convolved(x, disk / disk.sum())
+    return convolved(x, disk / disk.sum())
 
 
 def _glass_blur(x: Float, strength: tuple[float, int, int], scale: float, rng: np.random.Generator) -> Float:
     """Blur, swap neighbours up to `reach` apart, blur again."""
     sigma, reach, rounds = strength[0] * scale, max(1, round(strength[1] * scale)), strength[2]
-    soft, side = _blurred(x, sigma), len(x)
+    soft, side = blurred(x, sigma), len(x)
     centre = np.arange(reach, side - reach)
     for _ in range(rounds):
         steps = rng.integers(-reach, reach, (len(centre), len(centre), 2), endpoint=True)
         for row in rng.permutation(len(centre)):  # rows in turn: a pixel may travel on
             rows, columns = centre[row] + steps[row, :, 0], centre + steps[row, :, 1]
             soft[centre[row], centre], soft[rows, columns] = soft[rows, columns], soft[centre[row], centre].copy()
-    return _blurred(soft, sigma)
+    return blurred(soft, sigma)
 
 
 def _motion_blur(x: Float, strength: tuple[float, float], scale: float, rng: np.random.Generator) -> Float:
-    return _convolved(x, _streak(strength[0] * scale, strength[1] * scale, rng.uniform(-45, 45)))
+    return convolved(x, streak(strength[0] * scale, strength[1] * scale, rng.uniform(-45, 45)))
 
 
 def _zoom_blur(x: Float, strength: tuple[float, float], scale: float, rng: np.random.Generator) -> Float:
     """Mean of the image and of its enlargements by 1, 1 + step ... up to `most`."""
     most, step = strength
     factors = np.arange(1, most, step)
-    return (x + sum(_zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
+    return (x + sum(zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
 
 
 # ---- weather -------------------------------------------------------------------------------------------------------
@@ -119,9 +120,9 @@ def _zoom_blur(x: Float, strength: tuple[float, float], scale: float, rng: np.ra
 def _snow(x: Float, strength: tuple, scale: float, rng: np.random.Generator) -> Float:
     """Streaks of bright flakes over a paler image."""
     mean, deviation, zoom, threshold, radius, sigma, kept = strength
-    flakes = _zoomed(rng.normal(mean, deviation, x.shape[:2])[..., None], zoom)
+    flakes = zoomed(rng.normal(mean, deviation, x.shape[:2])[..., None], zoom)
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
-    flakes = _convolved(flakes, _streak(radius * scale, sigma * scale, rng.uniform(-135, -45)))
+    flakes = convolved(flakes, streak(radius * scale, sigma * scale, rng.uniform(-135, -45)))
     gray = (x @ np.array([0.299, 0.587, 0.114]))[..., None]
     pale = kept * x + (1 - kept) * np.maximum(x, gray * 1.5 + 0.5)
     return pale + flakes + np.rot90(flakes, 2)
@@ -138,17 +139,17 @@ def _ice(side: int, scale: float, rng: np.random.Generator) -> np.ndarray:
 
     points = np.stack(np.mgrid[0:side, 0:side], axis=-1).reshape(-1, 2)
     seeds = rng.uniform(0, side, (max(8, round(60 * side / (224 * max(scale, 0.3)))), 2))
-    warp = np.stack([_plasma(side, 2.0, rng), _plasma(side, 2.0, rng)], axis=-1).reshape(-1, 2)
+    warp = np.stack([plasma(side, 2.0, rng), plasma(side, 2.0, rng)], axis=-1).reshape(-1, 2)
     near, far = cKDTree(seeds).query(points + side / 6 * (warp - 0.5), k=2)[0].T
     cracks = 1 - (far - near) / (far - near).max()
     rim = np.abs(points / side - 0.5).max(axis=1) * 2
-    ice = 0.55 * cracks**3 + 0.25 * rim**2 + 0.35 * _plasma(side, 1.6, rng).reshape(-1)
+    ice = 0.55 * cracks**3 + 0.25 * rim**2 + 0.35 * plasma(side, 1.6, rng).reshape(-1)
     return np.clip(ice, 0, 1).reshape(side, side)
 
 
 def _fog(x: Float, strength: tuple[float, float], scale: float, rng: np.random.Generator) -> Float:
     amount, decay = strength
-    return (x + amount * _plasma(len(x), decay, rng)[..., None]) * x.max() / (x.max() + amount)
+    return (x + amount * plasma(len(x), decay, rng)[..., None]) * x.max() / (x.max() + amount)
 
 
 def _brightness(x: Float, amount: float, scale: float, rng: np.random.Generator) -> Float:
@@ -201,61 +202,6 @@ def _jpeg(pixels: np.ndarray, quality: int) -> Image.Image:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     return Image.open(stream).convert("RGB")
-
-
-# ---- tools ---------------------------------------------------------------------------------------------------------
-
-
-def _blurred(x: Float, sigma: float) -> Float:
-    from scipy.ndimage import gaussian_filter
-
-    return gaussian_filter(x, (sigma, sigma, 0), mode="nearest")
-
-
-def _convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Every channel with `kernel` of odd sides, mirrored at the border."""
-    from scipy.signal import fftconvolve
-
-    reach = len(kernel) // 2
-    padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)), mode="symmetric")
-    return fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
-
-
-def _streak(radius: float, sigma: float, degrees: float) -> np.ndarray:
-    """A line from the centre to one side, fading like a Gaussian: what a moving lens smears."""
-    reach = max(1, int(np.ceil(radius)))
-    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
-    for distance in np.arange(0, radius + 1e-9, 0.5):
-        y = reach + distance * np.sin(np.radians(degrees))
-        x = reach + distance * np.cos(np.radians(degrees))
-        kernel[round(y), round(x)] += np.exp(-(distance**2) / (2 * sigma**2))
-    return kernel / kernel.sum()
-
-
-def _zoomed(x: np.ndarray, factor: float) -> np.ndarray:
-    """The centre of [side, side, channels], enlarged."""
-    from scipy.ndimage import zoom
-
-    side = len(x)
-    inner = int(np.ceil(side / factor))
-    top = (side - inner) // 2
-    large = zoom(x[top : top + inner, top : top + inner], (factor, factor, 1), order=1)
-    cut = (len(large) - side) // 2
-    return large[cut : cut + side, cut : cut + side]
-
-
-def _plasma(side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
-    """[side, side] in [0, 1]: midpoint displacement, whose steps shrink by `decay` at each halving."""
-    from scipy.ndimage import zoom
-
-    total, amplitude, cells = np.zeros((side, side)), 1.0, 1
-    while cells < side:
-        cells *= 2
-        grid = rng.uniform(-1, 1, (cells + 1, cells + 1))
-        total += amplitude * zoom(grid, (side + 1) / (cells + 1), order=1, grid_mode=True, mode="nearest")[:side, :side]
-        amplitude /= decay
-    total -= total.min()
-    return total / total.max()
 
 
 CORRUPTIONS = {
