@@ -29,6 +29,7 @@ def test_keys_mirror_the_flags():
         ('{"data.size": "big"}', "data.size has a value"),
         ('{"model.width": true}', "model.width has a value"),
         ('{"loss.name": "hinge"}', "loss.name has a value"),
+        ('{"loss.prototype_momentum": "0.5"}', "loss.prototype_momentum has a value"),
         ('{"data.mean": [1, 2]}', "data.mean has a value"),
         ('{"out": 3}', "out has a value"),
         ('{"train.decay_epochs": [1, "2"]}', "train.decay_epochs has a value"),
