@@ -2,6 +2,8 @@
 process with all rows, in float64.
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -91,7 +93,8 @@ def main() -> None:
                 check_rows(group, config)
             check_parameters_under_ddp(group, config)
     dist.destroy_process_group()
-    print(f"rank {rank} agrees")
+    print(f"rank {rank} agrees", flush=True)
+    os._exit(0)  # threads of gloo that are ending as well may abort an interpreter that ends
 
 
 if __name__ == "__main__":
