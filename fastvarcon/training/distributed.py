@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastvarcon.config import TrainConfig
 from fastvarcon.errors import UserError
-from fastvarcon.machine import available_cores, cpu_name
+from fastvarcon.machine import available_cores, cpu_name, keep_freed_memory
 
 MIXED_PRECISION = {"fp32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -65,6 +65,8 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
     if on_gpu:
         torch.backends.cudnn.allow_tf32 = precision == "tf32"  # convolutions: the loss's matrix products stay float32
         torch.backends.cudnn.benchmark = True
+    else:
+        keep_freed_memory()
     return accelerator
 
 
