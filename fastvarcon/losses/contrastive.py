@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from fastvarcon.kernels.contrastive_form import Form
-from fastvarcon.losses.pairs import BACKENDS, Batch, PairRows, describe_batch, global_mean, pair_rows
+from fastvarcon.losses.backends import BACKENDS
+from fastvarcon.losses.pairs import Batch, PairRows, describe_batch, global_mean, pair_rows
 
 POSITIVES = ("aug", "class")
 DENOMINATORS = ("self", "image", "class")

@@ -9,8 +9,6 @@ losses. (`reference` reduces the gradient of all rows.)
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from typing import NamedTuple
 
 import torch
@@ -20,10 +18,9 @@ from torch import Tensor
 from fastvarcon.errors import UserError
 from fastvarcon.kernels import contrastive_torch
 from fastvarcon.kernels.contrastive_form import Form, RowTable, row_scalars
+from fastvarcon.losses.backends import resolve_backend
 
-BACKENDS = ("auto", "closed", "reference", "triton")
 TRITON_MAX_DIM = 512
-HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class Batch(NamedTuple):
@@ -88,7 +85,7 @@ def pair_rows(z: Tensor, ids: Tensor, mine: slice, form: Form, group=None, backe
     Raises:
         ValueError: unknown backend, or one that cannot take these rows.
     """
-    backend = choose_backend(z, backend)
+    backend = resolve_backend(backend, z, TRITON_MAX_DIM)
     with torch.autocast(z.device.type, enabled=False):
         z = z if z.dtype == torch.float64 else z.float()
         z = torch.where((ids[2, mine] >= 0)[:, None], z, 0)  # rows that take no part may hold anything
@@ -97,24 +94,6 @@ def pair_rows(z: Tensor, ids: Tensor, mine: slice, form: Form, group=None, backe
             table = contrastive_torch.reference(z, keys, ids[:, mine], ids, form)
             return PairRows(table.loss, table.den, table.count)
         return PairRows(*_Rows.apply(z, ids, mine, form, group, backend))
-
-
-def choose_backend(z: Tensor, backend: str) -> str:
-    """The backend that "auto" stands for. Raises ValueError for an unknown one, or triton where it cannot run."""
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
-    fits = z.dtype != torch.float64 and z.shape[1] <= TRITON_MAX_DIM
-    if backend == "auto":
-        return "triton" if z.is_cuda and fits and HAS_TRITON else "closed"
-    if backend == "triton":
-        if not HAS_TRITON:
-            raise ValueError("--loss.backend triton needs the package: pip install triton, or use closed")
-        if not fits:
-            limit = f"at most {TRITON_MAX_DIM} columns, not float64, got {z.shape[1]} {z.dtype}"
-            raise ValueError(f"--loss.backend triton takes {limit}: use closed")
-        if not z.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ValueError("--loss.backend triton needs a CUDA device: use closed, or auto")
-    return backend
 
 
 class _Rows(torch.autograd.Function):

@@ -26,11 +26,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvarcon.losses.backends import BACKENDS, resolve_backend
 from fastvarcon.losses.varcon_batch import AverageGradient, class_sums, compact, own_cosines
 from fastvarcon.losses.varcon_closed import rows_closed
 from fastvarcon.losses.varcon_prototypes import Prototypes
 from fastvarcon.losses.varcon_reference import rows_reference
-from fastvarcon.losses.varcon_settings import BACKENDS, REDUCTIONS, TERMS, Settings, check_rows, resolve_backend
+from fastvarcon.losses.varcon_settings import REDUCTIONS, TERMS, TRITON_MAX_DIM, Settings, check_rows
 
 __all__ = ["BACKENDS", "REDUCTIONS", "VarConLoss", "VarConStats", "varcon_loss", "varcon_stats"]
 
@@ -202,7 +203,7 @@ class VarConLoss(torch.nn.Module):
 def _evaluate(z: Tensor, labels: Tensor, eps: float | Tensor, s: Settings, prototypes: Prototypes | None = None):
     """(loss [n], statistics [5, n], 1 / rows of the global batch)"""
     check_rows(z, labels, s.num_classes)
-    backend = resolve_backend(s.backend, z)
+    backend = resolve_backend(s.backend, z, TRITON_MAX_DIM)
     triton = backend == "triton"
     with torch.autocast(z.device.type, enabled=False):
         classes = s.num_classes

@@ -1,20 +1,19 @@
-"""Settings of the VarCon loss, what they may be, and which implementation a call takes."""
+"""Settings of the VarCon loss, and what they may be."""
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "closed", "reference", "triton")
+from fastvarcon.losses.backends import BACKENDS
+
 REDUCTIONS = ("mean", "sum", "none")
 TERMS = {"both": (1.0, 1.0), "kl": (1.0, 0.0), "nll": (0.0, 1.0)}
 """Weights of KL(q || p) and of -log p in the loss."""
 CLASS_SUMS = ("auto", "onehot", "sorted", "atomic")
 TRITON_MAX_DIM = 2048
-HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -68,31 +67,3 @@ def check_rows(z: Tensor, labels: Tensor, num_classes: int) -> None:
     if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= num_classes:
         # on a GPU this look would stall the stream; there the kernel makes the loss NaN
         raise ValueError(f"label {int(labels.max())} is outside the {num_classes} classes")
-
-
-def resolve_backend(backend: str, z: Tensor) -> str:
-    """ "auto" is triton for rows on CUDA that it takes, else closed.
-
-    Raises:
-        ValueError: triton asked for where it cannot run.
-    """
-    able = z.dtype != torch.float64 and z.shape[1] <= TRITON_MAX_DIM
-    if backend == "auto":
-        return "triton" if z.is_cuda and able and HAS_TRITON else "closed"
-    if backend == "triton":
-        if not HAS_TRITON:
-            raise ValueError("backend 'triton' needs the package: pip install triton, or take backend 'closed'")
-        if not able:
-            raise ValueError(
-                f"backend 'triton' takes float32 or less and {TRITON_MAX_DIM} columns at most, got {z.dtype} and "
-                f"{z.shape[1]}: take backend 'closed'"
-            )
-        if not z.is_cuda and not _interpreted():
-            raise ValueError("backend 'triton' needs rows on a CUDA device: move them there, or take backend 'closed'")
-    return backend
-
-
-def _interpreted() -> bool:
-    from fastvarcon.kernels.varcon_tiles import INTERPRETED
-
-    return INTERPRETED

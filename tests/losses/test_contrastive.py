@@ -240,14 +240,14 @@ def test_inputs_that_cannot_be(z, labels, message):
 def test_triton_says_what_it_cannot_take():
     z, labels = random_rows()
     for rows in (z, torch.zeros(22, 600)):
-        with pytest.raises(ValueError, match=r"--loss\.backend triton takes at most 512 columns, not float64"):
+        with pytest.raises(ValueError, match="takes float32 or less and 512 columns at most"):
             ContrastiveLoss(backend="triton")(rows, labels)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_triton_says_that_it_needs_a_gpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    with pytest.raises(ValueError, match=r"--loss\.backend triton needs a CUDA device"):
+    with pytest.raises(ValueError, match="needs rows on a CUDA device"):
         ContrastiveLoss(backend="triton")(random_rows()[0].float())
     assert ContrastiveLoss(backend="auto")(random_rows()[0].float()).isfinite()
 
