@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -107,3 +108,37 @@ def file_handles():
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("no /proc")
     return count
+
+
+FFCV = """
+import json, sys
+import numpy as np
+from ffcv.fields import rgb_image
+from ffcv.fields.basics import IntDecoder
+from ffcv.loader import Loader, OrderOption
+path, out, os_cache, decoder, *args = json.loads(sys.argv[1])
+pipelines = {"image": [getattr(rgb_image, decoder)(*args)], "label": [IntDecoder()]}
+loader = Loader(path, 1, 1, os_cache, OrderOption.SEQUENTIAL, pipelines=pipelines)
+images, labels = zip(*((i.copy(), t[:, 0].copy()) for i, t in loader))
+np.savez(out, images=np.concatenate(images), labels=np.concatenate(labels))
+"""
+
+
+@pytest.fixture
+def read_with_ffcv(run_python, tmp_path):
+    """`read_with_ffcv(path, os_cache, decoder, *args)`: images [n, h, w, 3] and labels [n] out of ffcv's own Loader.
+
+    In a process of its own: ffcv makes some of numba's array types read-only for everything else in the process.
+    """
+    pytest.importorskip(
+        "ffcv", reason="the ffcv package is not installed: it needs libturbojpeg0-dev, libopencv-dev, pkg-config"
+    )
+
+    def read(path: Path, os_cache: bool, decoder: str, *args) -> tuple[np.ndarray, np.ndarray]:
+        out = tmp_path / "ffcv.npz"
+        done = run_python("-c", FFCV, json.dumps([str(path), str(out), os_cache, decoder, *args]))
+        assert done.returncode == 0, done.stderr
+        with np.load(out) as arrays:
+            return arrays["images"], arrays["labels"]
+
+    return read

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import ffcv.loader.loader
 import numba
 import numpy as np
 import torch
@@ -13,12 +14,35 @@ from ffcv.fields import RGBImageField
 from ffcv.libffcv import ctypes_imdecode
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.memory_managers import OSCacheManager
 from ffcv.pipeline import PipelineSpec
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 from ffcv.reader import Reader
+
+
+class MappedFile(OSCacheManager):
+    """ffcv's way to the mapped file, with a type of its own for bytes that cannot be written.
+
+    ffcv takes the type that numba has for every uint8 array of the process and makes that one read-only: other compiled
+    code, such as our view kernel, is then not found under its types any more.
+    """
+
+    BYTES = numba.types.Array(numba.uint8, 1, "C", readonly=True)
+
+    @property
+    def state_type(self) -> numba.types.Tuple:
+        """Of (bytes of the file, [R] where each record begins, [R] bytes of each record)."""
+        return numba.types.Tuple([self.BYTES, numba.uint64[::1], numba.uint64[::1]])
+
+    def compile_reader(self) -> Callable:
+        def read(address, state):
+            mapped, begins, sizes = state
+            return mapped[address : address + sizes[np.searchsorted(begins, address)]]
+
+        return Compiler.compile(read, self.BYTES(numba.uint64, self.state_type))
 
 
 class DecodeWhole(Operation):
@@ -62,10 +86,12 @@ class FfcvPipeline:
         pipelines = {**dict.fromkeys(fields), image: PipelineSpec(image, decoder=DecodeWhole())}
         torch_threads = torch.get_num_threads()
         try:  # ffcv sets the threads of torch, too
+            ffcv.loader.loader.OSCacheManager = MappedFile
             self._loader = Loader(str(path), 1, threads, os_cache=True, seed=0, pipelines=pipelines)
             self._epoch = EpochIterator(self._loader, [])
             self._epoch.join()
         finally:
+            ffcv.loader.loader.OSCacheManager = OSCacheManager
             torch.set_num_threads(torch_threads)
 
     def decode(self, ids: np.ndarray, addresses: np.ndarray) -> np.ndarray:

@@ -9,6 +9,16 @@ from fastvarcon.data.backends import open_backend
 from fastvarcon.data.decode import ImageError
 from fastvarcon.errors import UserError
 
+TYPES = """
+import sys, numba, numpy as np
+from fastvarcon.data.backends import open_backend
+first = numba.njit(lambda x: x[0])
+first(np.zeros(1, np.uint8))
+open_backend("ffcv", sys.argv[1], 1).fetch(np.arange(4))
+first(np.zeros(1, np.uint8))
+print(numba.uint8[::1].mutable, len(first.signatures), len(first.overloads))
+"""
+
 IDS = np.array([11, 0, 3, 3, 7, 5])
 
 
@@ -43,15 +53,17 @@ class TestBackend:
         assert not capfd.readouterr().err  # nothing came from elsewhere
         ffcv.close(), ffcv.close()
 
-    def test_delivers_the_pixels_of_ffcvs_own_decoder(self, tmp_path, write_beton, jpegs):
-        """Which takes images of one size alone."""
-        from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-        from ffcv.loader import Loader, OrderOption
+    def test_leaves_the_types_of_other_compiled_code_alone(self, run_python, beton):
+        """ffcv made numba's uint8 array read-only for the whole process: what was compiled for it was not found again.
 
+        In a process of its own, which it could spoil."""
+        done = run_python("-c", TYPES, beton)
+        assert done.stdout.split() == ["True", "1", "1"], done.stderr
+
+    def test_delivers_the_pixels_of_ffcvs_own_decoder(self, tmp_path, write_beton, jpegs, read_with_ffcv):
+        """Which takes images of one size alone."""
         path = write_beton(tmp_path / "a.beton", 4 * jpegs[2:3])
-        pipelines = {"image": [SimpleRGBImageDecoder()], "label": None}
-        loader = Loader(str(path), 4, 1, True, OrderOption.SEQUENTIAL, pipelines=pipelines)
-        (theirs,) = [batch[0].copy() for batch in loader]
+        theirs, _ = read_with_ffcv(path, True, "SimpleRGBImageDecoder")
         batch = open_backend("ffcv", path, 1).fetch(np.arange(4))
         assert all((batch.image(i).numpy() == theirs[i]).all() for i in range(4))
 
