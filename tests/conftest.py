@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -17,6 +18,10 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton kernels run in its interpreter; read when triton is first imported
+    if importlib.util.find_spec("triton"):
+        import memcheck
+
+        memcheck.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
