@@ -66,18 +66,21 @@ def test_nobody_works_in_the_turn_of_another(tmp_path):
 
 
 def test_cpu_time_includes_workers():
-    before = cpu_seconds()
-    worker = multiprocessing.get_context("fork").Process(target=_burn, daemon=True)
+    before, context = cpu_seconds(), multiprocessing.get_context("fork")
+    burnt = context.Event()
+    worker = context.Process(target=_burn, args=(burnt,), daemon=True)
     worker.start()
-    time.sleep(1.0)
-    assert cpu_seconds() - before > 0.2
+    assert burnt.wait(60)
+    assert cpu_seconds() - before > 0.3
     worker.kill()
     worker.join()
 
 
-def _burn():
-    while True:
+def _burn(burnt):
+    while time.process_time() < 0.4:
         pass
+    burnt.set()
+    time.sleep(60)
 
 
 def test_median_of_rounds():
