@@ -57,6 +57,28 @@ def knn(train, test) -> tuple[float, str]:
 TASKS = {"linear": linear, "knn": knn}
 
 
+def machine_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{available_cores()} cores of {cpu_name()}"
+
+
+def record(out: Path, row: dict[str, str | int]) -> None:
+    """Appends what was measured, with the day, the machine and the command."""
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine_name(),
+        "torch": torch.__version__,
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    new = not out.exists()
+    with open(out, "a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerow(about | row)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", default=list(TASKS))
@@ -72,16 +94,9 @@ def main() -> None:
         start, cpu = time.perf_counter(), time.process_time()
         top1, detail = TASKS[task](train, test)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        gpu = torch.cuda.get_device_name() if device.type == "cuda" else f"{available_cores()} cores of {cpu_name()}"
-        row = (
-            datetime.date.today().isoformat(), task, args.rows, QUERIES, DIM, CLASSES, f"{seconds:.1f}", f"{cpu:.1f}",
-            f"{top1:.4f}", detail, gpu, f"{load:.1f}", torch.__version__,
-            shlex.join(["python", *sys.argv]),
-        )  # fmt: skip
-        new = not args.out.exists()
-        with open(args.out, "a", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerows([COLUMNS, row] if new else [row])
+        sizes = {"rows": args.rows, "queries": QUERIES, "dim": DIM, "classes": CLASSES}
+        times = {"seconds": f"{seconds:.1f}", "cpu_seconds": f"{cpu:.1f}", "load": f"{load:.1f}"}
+        record(args.out, {"task": task, **sizes, **times, "top1": f"{top1:.4f}", "detail": detail})
         print(
             f"{task}: {seconds:.1f} s ({cpu:.1f} CPU-s, load before {load:.1f}), top-1 {top1:.2%}, {detail}", flush=True
         )
