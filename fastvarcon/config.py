@@ -44,6 +44,9 @@ LossName = Literal[
 BackendName = Literal["cpu", "resident", "nvjpeg", "dali", "ffcv", "folder"]
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+TIMM = "timm/"
+"""Begins the name of an encoder that the timm package builds."""
 
 
 @dataclass
@@ -103,14 +106,18 @@ class SamplingConfig:
 
 @dataclass
 class ModelConfig:
-    encoder: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    """Torchvision ResNet; the paper's figures use resnet50."""
+    encoder: str = "resnet50"
+    """resnet18, resnet34, resnet50 or resnet101: torchvision's; the paper's figures use resnet50. timm/NAME: any model
+    of the timm package, timm/vit_small_patch16_224 for instance."""
     width: float = 1.0
-    """Multiplies every channel count of the encoder. 1.0 is the stock network."""
+    """Torchvision: multiplies every channel count of the encoder. 1.0 is the stock network."""
     small_images: bool = False
-    """3x3 stride-1 stem without max-pool, for images of 64 px and less (the CIFAR ResNet)."""
+    """Torchvision: 3x3 stride-1 stem without max-pool, for images of 64 px and less (the CIFAR ResNet)."""
     zero_init_residual: bool = False
-    """Start every residual block as the identity (Goyal et al. 2017). The reference code does not."""
+    """Torchvision: start every residual block as the identity (Goyal et al. 2017). The reference code does not."""
+    drop_path: float = 0.0
+    """Timm: share of samples for which the last residual branch is left out in training (stochastic depth), falling to
+    0 at the first. DeiT uses 0.1 for vision transformers."""
     head: Literal["mlp", "linear"] = "mlp"
     """Projection head: mlp = Linear-ReLU-Linear, linear = one Linear. It is dropped for evaluation."""
     head_hidden: int = 0
@@ -120,6 +127,11 @@ class ModelConfig:
     head_relu: bool = False
     """ReLU before the projection is normalised: classes then settle at right angles, an orthogonal frame in the place
     of a simplex, which holds better for unequal classes. Needs head_dim of at least the number of classes."""
+
+    @property
+    def is_timm(self) -> bool:
+        """The encoder is one of timm's."""
+        return self.encoder.startswith(TIMM)
 
 
 @dataclass
@@ -227,7 +239,8 @@ class TrainConfig:
     """Epochs between two kept checkpoints (checkpoints/epoch-NNN); checkpoints/last is written every epoch."""
     micro_batch: int = 0
     """Images that a process sends through the network at a time; 0 = its whole share. Memory is that of a micro-batch,
-    the gradient that of the whole batch, for one more forward pass. Needs --train.batch-norm ghost."""
+    the gradient that of the whole batch, for one more forward pass. Needs --train.batch-norm ghost, or an encoder
+    without batch norm."""
     bn_group: int = 0
     """Batch norm ghost: images, with all their views, in a group. 128 is one GPU of the reference's run."""
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -237,7 +250,8 @@ class TrainConfig:
     lars_trust: float = 0.001
     """Lars: step of a tensor relative to its norm at learning rate 1 (You et al. 2017)."""
     decay_norm_and_bias: bool = True
-    """Weight decay also on batch-norm scales and biases, as the reference does. Lars never does it."""
+    """Weight decay also on norm scales, biases and what timm's networks exempt (position embeddings, class tokens), as
+    the reference does. Lars never does it."""
     lr_scale: Literal["none", "linear", "sqrt"] = "none"
     """Multiply lr by global-batch / 256 (Goyal et al. 2017) or by its root. The log states the result."""
     schedule: Literal["cosine", "step", "epoch-cosine"] = "cosine"
@@ -313,7 +327,7 @@ class Config:
                 f"--train.global-batch ({train.global_batch}) must be a multiple of --sampling.per-class "
                 f"({sampling.per_class})",
             ),
-            (model.width > 0, f"--model.width must be positive, got {model.width}"),
+            *_encoder_rules(model),
             (
                 model.head_dim >= 1 and model.head_hidden >= 0,
                 "--model.head-dim must be at least 1, head-hidden 0 or more",
@@ -388,7 +402,7 @@ class Config:
                 f"--train.trackers {train.trackers!r}: choose from {', '.join(TRACKERS)}, with commas between several",
             ),
             (train.val_bank >= 1, f"--train.val-bank must be at least 1, got {train.val_bank}"),
-            *_train_rules(train),
+            *_train_rules(train, model),
         ]
         for holds, message in rules:
             if not holds:
@@ -423,7 +437,34 @@ class Config:
         return config
 
 
-def _train_rules(train: TrainConfig) -> list[tuple[bool, str]]:
+def _encoder_rules(model: ModelConfig) -> list[tuple[bool, str]]:
+    """(what must hold, what to say otherwise) for the encoder and what belongs to one kind of it."""
+    own = [
+        ("--model.width 1", model.width == 1.0),
+        ("--model.no-small-images", not model.small_images),
+        ("--model.no-zero-init-residual", not model.zero_init_residual),
+    ]
+    needed = [flag for flag, given in own if not given]
+    return [
+        (
+            model.is_timm or model.encoder in RESNETS,
+            f"--model.encoder {model.encoder} is not known: choose from {', '.join(RESNETS)}, or timm/NAME",
+        ),
+        (model.width > 0, f"--model.width must be positive, got {model.width}"),
+        (
+            not (model.is_timm and needed),
+            f"width, small-images and zero-init-residual shape torchvision's ResNets, not {model.encoder}: give "
+            f"{' '.join(needed)}",
+        ),
+        (0 <= model.drop_path < 1, f"--model.drop-path must lie in [0, 1), got {model.drop_path}"),
+        (
+            model.is_timm or model.drop_path == 0,
+            f"--model.drop-path is for timm's networks, not for {model.encoder}: leave it out",
+        ),
+    ]
+
+
+def _train_rules(train: TrainConfig, model: ModelConfig) -> list[tuple[bool, str]]:
     """(what must hold, what to say otherwise) for how steps are made, scheduled and saved."""
     ghost = train.batch_norm == "ghost"
     return [
@@ -433,7 +474,7 @@ def _train_rules(train: TrainConfig) -> list[tuple[bool, str]]:
             f"({train.global_batch}): lower it, or leave it at 0",
         ),
         (
-            ghost or train.micro_batch == 0,
+            ghost or train.micro_batch == 0 or model.is_timm,  # training.network looks for batch norm in timm's
             f"--train.micro-batch would split the batches over which --train.batch-norm {train.batch_norm} takes its "
             "statistics: use --train.batch-norm ghost and a --train.bn-group that divides the micro-batch",
         ),

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fastvarcon.config import Config, DataConfig, LossConfig, MonitorConfig, SamplingConfig, TrainConfig
+from fastvarcon.config import Config, DataConfig, LossConfig, ModelConfig, MonitorConfig, SamplingConfig, TrainConfig
 from fastvarcon.errors import UserError
 
 
@@ -70,6 +70,25 @@ def test_imagenet_recipe_is_the_stated_one():
         2,
     )
     assert (config.train.global_batch, config.loss.tau1, config.loss.eps) == (4096, 0.1, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encoder": "vgg"}, "--model.encoder vgg is not known: choose from resnet18, .*, or timm/NAME"),
+        ({"encoder": "timm/x", "width": 0.5}, "not timm/x: give --model.width 1$"),
+        (
+            {"encoder": "timm/x", "small_images": True, "zero_init_residual": True},
+            "give --model.no-small-images --model.no-zero-init-residual$",
+        ),
+        ({"encoder": "timm/x", "drop_path": 1.0}, "--model.drop-path must lie in"),
+        ({"drop_path": 0.1}, "--model.drop-path is for timm's networks, not for resnet50: leave it out"),
+    ],
+)
+def test_encoders_that_no_run_could_use(values, message):
+    config = Config(DataConfig(train=Path("a")), ModelConfig(**values))
+    with pytest.raises(UserError, match=message):
+        config.validate()
 
 
 @pytest.mark.parametrize(

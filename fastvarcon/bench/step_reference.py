@@ -52,7 +52,7 @@ class ReferenceLoop:
 
     def __init__(self, config: Config, device: torch.device):
         self.loss, self.device, self.half = config.loss, device, device.type == "cuda"
-        model = ContrastiveModel(config.model).to(device).train()
+        model = ContrastiveModel(config.model, size=config.data.size).to(device).train()
         self.model = nn.parallel.DistributedDataParallel(model, device_ids=[0] if self.half else None)
         train = config.train
         self.optimizer = torch.optim.SGD(

@@ -17,7 +17,7 @@ def export(
         arg(
             help="torchvision, timm: weights that the stock network of the same name loads. onnx: encoder.onnx. "
             "safetensors: weights alone. hub-folder: what a model hub shows, weights, settings and scores. "
-            "torchvision and timm need --model.width 1 and the standard stem."
+            "torchvision and timm need --model.width 1 and the standard stem; torchvision has none of timm's networks."
         ),
     ],
     out: Annotated[Path | None, arg(help="New folder to write; default: RUN/export/TO.")] = None,

@@ -22,7 +22,8 @@ from torch import Tensor
 from fastvarcon.config import Config, DataConfig
 from fastvarcon.errors import UserError
 from fastvarcon.models.encoders import ENCODERS, ResNetEncoder, build_encoder, identify_encoder
-from fastvarcon.models.exported import EXPORT_FILE, HEADER, find_encoder
+from fastvarcon.models.exported import EXPORT_FILE, HEADER, EncoderSpec, find_encoder
+from fastvarcon.models.timm_encoders import create_timm
 from fastvarcon.run_folder import CHECKPOINT_FILE
 
 RANDOM_SEED = 0
@@ -172,12 +173,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _from_checkpoint(folder: Path) -> tuple[nn.Module, str]:
-    model = Config.load(folder.parent.parent / "config.json").model
+    spec = EncoderSpec.of_config(Config.load(folder.parent.parent / "config.json"))
     tensors, digest = _read(folder / CHECKPOINT_FILE)
     state = {
         name[len(CHECKPOINT_PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(CHECKPOINT_PREFIX)
     }
-    encoder = build_encoder(model.encoder, width=model.width, small_images=model.small_images)
+    encoder = build_encoder(spec.encoder, width=spec.width, small_images=spec.small_images, size=spec.size)
     return _filled(encoder, state, folder), digest
 
 
@@ -203,7 +204,7 @@ def resnet_like(state: dict[str, Tensor], origin: Path) -> ResNetEncoder:
 
 def _from_architecture(name: str, weights: Path | None) -> tuple[nn.Module, str]:
     torch.manual_seed(RANDOM_SEED)
-    encoder = _torchvision(name) if name in torchvision_names() else _timm(name.removeprefix("timm/"))
+    encoder = _torchvision(name) if name in torchvision_names() else create_timm(name)
     if weights is None:
         return encoder, hashlib.sha256(f"random {name} {RANDOM_SEED} torch {torch.__version__}".encode()).hexdigest()
     state, digest = _read(weights)
@@ -221,17 +222,6 @@ def _torchvision(name: str) -> nn.Module:
     parent, _, child = last[-1].rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
     return network
-
-
-def _timm(name: str) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise UserError("timm models need the timm package: pip install 'fastvarcon[timm]'") from None
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=0)
-    except RuntimeError as error:
-        raise UserError(f"timm has no model {name!r} ({str(error).splitlines()[0]})") from None
 
 
 def _filled(encoder: nn.Module, state: dict[str, Tensor], origin: Path) -> nn.Module:

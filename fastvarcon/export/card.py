@@ -56,9 +56,10 @@ def model_card(run: Path, spec: EncoderSpec, feature_dim: int, target: str, fold
 
 
 def _what(spec: EncoderSpec, feature_dim: int, config: Config) -> str:
+    width = "" if spec.is_timm else f" of width {spec.width:g}"
     stem = ", 3x3 stem without pooling for small images" if spec.small_images else ""
     return (
-        f"Image encoder, {spec.encoder} of width {spec.width:g}{stem}: images [N, 3, {spec.size}, {spec.size}] to "
+        f"Image encoder, {spec.encoder}{width}{stem}: images [N, 3, {spec.size}, {spec.size}] to "
         f"features [N, {feature_dim}]. Trained by fastvarcon with the {LOSS_TITLES[config.loss.name]} loss; its "
         "projection head is left out.\n"
     )
@@ -69,7 +70,7 @@ def _snippets(spec: EncoderSpec, target: str, folder: str) -> list[str]:
     codes = {"torchvision": TORCHVISION, "timm": TIMM, "onnx": ONNX}
     own = [codes[target]] if target in codes else []
     if target == "hub-folder" and spec.is_stock:
-        own = [TIMM, TORCHVISION]
+        own = [TIMM] if spec.is_timm else [TIMM, TORCHVISION]
     texts = [*own, FASTVARCON]
     return [text.format(folder=folder, name=spec.encoder, weights=EXPORT_FILE, size=spec.size) for text in texts]
 

@@ -17,10 +17,10 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastvarcon.config import Config
+from fastvarcon.config import TIMM, Config
 from fastvarcon.errors import UserError
 from fastvarcon.export.card import model_card
-from fastvarcon.models.encoders import ResNetEncoder, load_encoder
+from fastvarcon.models.encoders import Encoder, load_encoder
 from fastvarcon.models.exported import EXPORT_FILE, EncoderSpec, find_encoder
 from fastvarcon.run_folder import write_json
 
@@ -59,11 +59,11 @@ def export_run(run: Path, target: str, out: Path, command: str) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _safetensors(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path) -> None:
+def _safetensors(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
     _same_features(encoder, load_encoder(out), spec)
 
 
-def _torchvision(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path) -> None:
+def _torchvision(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
     _require_stock(spec, "torchvision")
     stock = getattr(torchvision.models, spec.encoder)(weights=None)
     stock.fc = nn.Identity()
@@ -71,17 +71,17 @@ def _torchvision(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path
     _same_features(encoder, stock.eval(), spec)
 
 
-def _timm(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path) -> None:
+def _timm(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
     _require_stock(spec, "timm")
     try:
         import timm
     except ImportError:
         raise UserError("--to timm proves the export with timm: pip install 'fastvarcon[timm]'") from None
-    write_json(out / "config.json", timm_config(spec, encoder.feature_dim))
+    write_json(out / "config.json", timm_config(spec, encoder))
     _same_features(encoder, timm.create_model(f"local-dir:{out.resolve()}", pretrained=True).eval(), spec)
 
 
-def _onnx(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path) -> None:
+def _onnx(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it)
@@ -102,9 +102,9 @@ def _onnx(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path) -> No
     _same_features(encoder, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), spec)
 
 
-def _hub_folder(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path) -> None:
+def _hub_folder(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
     # a stock network is a timm model of the hub as well
-    own = timm_config(spec, encoder.feature_dim) if spec.is_stock else dataclasses.asdict(spec)
+    own = timm_config(spec, encoder) if spec.is_stock else dataclasses.asdict(spec)
     write_json(out / "config.json", own)
     Config.load(run / "config.json").save(out / "config.run.json")
     if (run / "eval").is_dir():
@@ -112,7 +112,7 @@ def _hub_folder(run: Path, spec: EncoderSpec, encoder: ResNetEncoder, out: Path)
     _same_features(encoder, load_encoder(out), spec)
 
 
-TARGETS: dict[str, Callable[[Path, EncoderSpec, ResNetEncoder, Path], None]] = {
+TARGETS: dict[str, Callable[[Path, EncoderSpec, Encoder, Path], None]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "onnx": _onnx,
@@ -121,30 +121,35 @@ TARGETS: dict[str, Callable[[Path, EncoderSpec, ResNetEncoder, Path], None]] = {
 }
 
 
-def timm_config(spec: EncoderSpec, feature_dim: int) -> dict:
+def timm_config(spec: EncoderSpec, encoder: Encoder) -> dict:
     """What timm reads from `config.json`: the network, and how images are prepared for it."""
-    return {
-        "architecture": spec.encoder,
+    prepared = {
+        "input_size": [3, spec.size, spec.size],
+        "interpolation": spec.interpolation,
+        "crop_pct": math.nextafter(spec.size / spec.eval_resize, 0),  # timm divides and rounds down
+        "crop_mode": "center",
+        "mean": list(spec.mean),
+        "std": list(spec.std),
         "num_classes": 0,
-        "num_features": feature_dim,
-        "global_pool": "avg",
-        "pretrained_cfg": {
-            "input_size": [3, spec.size, spec.size],
-            "fixed_input_size": False,
-            "interpolation": spec.interpolation,
-            "crop_pct": math.nextafter(spec.size / spec.eval_resize, 0),  # timm divides and rounds down
-            "crop_mode": "center",
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-            "num_classes": 0,
-            "pool_size": [-(-spec.size // 32)] * 2,
-            "first_conv": "conv1",
-            "classifier": "fc",
-        },
+    }
+    if spec.is_timm:
+        stock = encoder.pretrained_cfg  # of the architecture
+        layers = {name: stock.get(name) for name in ("fixed_input_size", "pool_size", "first_conv", "classifier")}
+    else:
+        layers = {"fixed_input_size": False, "pool_size": [-(-spec.size // 32)] * 2}
+        layers |= {"first_conv": "conv1", "classifier": "fc"}
+    return {
+        "architecture": spec.encoder.removeprefix(TIMM),
+        "num_classes": 0,
+        "num_features": encoder.feature_dim,
+        "model_args": {"img_size": spec.size} if layers["fixed_input_size"] else {},
+        "pretrained_cfg": {**prepared, **layers},
     }
 
 
 def _require_stock(spec: EncoderSpec, library: str) -> None:
+    if spec.is_timm and library == "torchvision":
+        raise UserError(f"torchvision has no {spec.encoder}: export --to timm, onnx, safetensors or hub-folder")
     if not spec.is_stock:
         what = [f"width {spec.width:g}"] * (spec.width != 1.0) + ["the small-image stem"] * spec.small_images
         raise UserError(
@@ -158,7 +163,7 @@ def _images(spec: EncoderSpec) -> Tensor:
 
 
 @torch.no_grad()
-def _same_features(encoder: ResNetEncoder, loaded: Callable[[Tensor], Tensor], spec: EncoderSpec) -> None:
+def _same_features(encoder: Encoder, loaded: Callable[[Tensor], Tensor], spec: EncoderSpec) -> None:
     """Raise RuntimeError unless both give the same features of random images, up to another order of summing."""
     images = _images(spec)
     torch.testing.assert_close(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch.nn as nn
 from torch import Tensor
 
@@ -13,16 +15,20 @@ from fastvarcon.models.heads import Classifier, build_head
 class ContrastiveModel(nn.Module):
     """Encoder and projection head: views [N, 3, H, W] -> unit rows z [N, head_dim] in float32.
 
-    With `classes`, a linear classifier takes the head's place: -> logits [N, classes].
+    With `classes`, a linear classifier takes the head's place: -> logits [N, classes]. `size` and `sizes`, in pixels,
+    are those of the images, for encoders that are built for one size: see `build_encoder`.
     """
 
-    def __init__(self, config: ModelConfig, classes: int | None = None):
+    def __init__(self, config: ModelConfig, classes: int | None = None, *, size: int = 224, sizes: Iterable[int] = ()):
         super().__init__()
         self.encoder = build_encoder(
             config.encoder,
             width=config.width,
             small_images=config.small_images,
             zero_init_residual=config.zero_init_residual,
+            size=size,
+            sizes=sizes,
+            drop_path=config.drop_path,
         )
         features = self.encoder.feature_dim
         if classes is not None:

@@ -1,20 +1,25 @@
-"""ResNet encoders: torchvision's networks without their classifier, with an optional stem for small images and a width.
+"""Encoders by name, new or trained. ResNets are torchvision's without their classifier, with an optional stem for small
+images and a width; timm's networks are in timm_encoders.
 
-At width 1 and with the standard stem the parameters carry torchvision's names and shapes, so that a trained encoder
-loads into a stock torchvision model.
+At width 1 and with the standard stem a ResNet's parameters carry torchvision's names and shapes, so that a trained
+encoder loads into a stock torchvision model.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch.nn as nn
 from safetensors.torch import load
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from fastvarcon.config import RESNETS, TIMM
 from fastvarcon.errors import UserError
 from fastvarcon.models.exported import find_encoder
+from fastvarcon.models.timm_encoders import build_timm
 
 ENCODERS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -24,7 +29,13 @@ ENCODERS = {
 }
 
 
-class ResNetEncoder(ResNet):
+class Encoder(nn.Module):
+    """[N, 3, H, W] -> pooled features [N, feature_dim]. What `build_encoder` returns looks like this."""
+
+    feature_dim: int
+
+
+class ResNetEncoder(ResNet, Encoder):
     """[N, 3, H, W] -> pooled features [N, feature_dim].
 
     Args:
@@ -58,16 +69,35 @@ class ResNetEncoder(ResNet):
 
 
 def build_encoder(
-    name: str, *, width: float = 1.0, small_images: bool = False, zero_init_residual: bool = False
-) -> ResNetEncoder:
-    """A randomly initialised encoder. Raises UserError for an unknown name."""
+    name: str,
+    *,
+    width: float = 1.0,
+    small_images: bool = False,
+    zero_init_residual: bool = False,
+    size: int = 224,
+    sizes: Iterable[int] = (),
+    drop_path: float = 0.0,
+) -> Encoder:
+    """A randomly initialised encoder. `width` to `zero_init_residual` shape a ResNet, the others one of timm's.
+
+    Args:
+        name: one of RESNETS, or timm/NAME.
+        size: side of the images in pixels. ResNets take any.
+        sizes: other sides that it has to take as well.
+        drop_path: see ModelConfig.
+
+    Raises:
+        UserError: an unknown name, or a network of timm's that cannot be built like this.
+    """
+    if name.startswith(TIMM):
+        return cast(Encoder, build_timm(name, size=size, sizes=sizes, drop_path=drop_path))
     if name not in ENCODERS:
-        raise UserError(f"unknown encoder {name!r}: choose from {', '.join(ENCODERS)}")
+        raise UserError(f"unknown encoder {name!r}: choose from {', '.join(RESNETS)}, or timm/NAME")
     block, layers = ENCODERS[name]
     return ResNetEncoder(block, layers, width=width, small_images=small_images, zero_init_residual=zero_init_residual)
 
 
-def load_encoder(path: Path | str) -> ResNetEncoder:
+def load_encoder(path: Path | str) -> Encoder:
     """The trained encoder of a run folder or of what `fastvarcon export` wrote, on the CPU, in eval mode.
 
     Raises:
@@ -76,10 +106,10 @@ def load_encoder(path: Path | str) -> ResNetEncoder:
     return identify_encoder(Path(path))[0]
 
 
-def identify_encoder(path: Path) -> tuple[ResNetEncoder, str]:
+def identify_encoder(path: Path) -> tuple[Encoder, str]:
     """The trained encoder and the SHA-256 of its file, read once: a training may replace the file at any time."""
     spec, weights = find_encoder(path)
-    encoder = build_encoder(spec.encoder, width=spec.width, small_images=spec.small_images)
+    encoder = build_encoder(spec.encoder, width=spec.width, small_images=spec.small_images, size=spec.size)
     content = weights.read_bytes()
     try:
         encoder.load_state_dict(load(content))

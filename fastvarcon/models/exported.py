@@ -2,7 +2,7 @@
 
 A run folder keeps it in `config.json` beside `encoder.safetensors`. An export (`fastvarcon export`) is a folder whose
 `model.safetensors` carries it in its own header, as JSON under the key "fastvarcon", so that the file alone is enough.
-The weights bear the same names in both: those of a torchvision ResNet without its `fc`.
+The weights bear the same names in both: those of a torchvision ResNet without its `fc`, or timm's without a classifier.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from fastvarcon.config import Config
+from fastvarcon.config import TIMM, Config
 from fastvarcon.errors import UserError
 
 EXPORT_FILE = "model.safetensors"
@@ -26,7 +26,7 @@ class EncoderSpec:
     """How an encoder is built, and what the images look like that it was trained for."""
 
     encoder: str
-    """Name in models.encoders.ENCODERS."""
+    """Name as in ModelConfig."""
     width: float
     small_images: bool
     size: int
@@ -55,8 +55,13 @@ class EncoderSpec:
 
     @property
     def is_stock(self) -> bool:
-        """The network is torchvision's (and timm's) of the same name."""
+        """The network is timm's of the same name, and torchvision's unless `is_timm`."""
         return self.width == 1.0 and not self.small_images
+
+    @property
+    def is_timm(self) -> bool:
+        """The network comes from timm, and torchvision has none like it."""
+        return self.encoder.startswith(TIMM)
 
     def header(self) -> dict[str, str]:
         """Metadata of a safetensors file."""

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn as nn
@@ -114,6 +115,11 @@ def average_buffers(modules: Iterable[nn.Module], group) -> None:
     packed /= dist.get_world_size(group)
     for buffer, mean in zip(buffers, packed.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
+
+
+def seed_draws(seed: int, step: int, rank: int) -> None:
+    """Make torch's random numbers a function of the step and the rank. Waits for no device."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
 def cores_per_process() -> int:

@@ -103,7 +103,8 @@ def _embed(network: nn.Module, views: Tensor, num_views: int, parts: list[slice]
         for now, then in zip([*buffers, *counters], [*before, *counted], strict=True):
             now.copy_(then)
         z.append(network(_rows(views, num_views, part)).clone().unflatten(0, (num_views, -1)))
-        torch._foreach_add_(total, buffers, alpha=1 / len(parts))
+        if buffers:  # a network without batch norm has none
+            torch._foreach_add_(total, buffers, alpha=1 / len(parts))
     for buffer, mean in zip(buffers, total, strict=True):
         buffer.copy_(mean)
     return torch.cat(z, dim=1).flatten(0, 1)

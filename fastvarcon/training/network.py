@@ -6,15 +6,19 @@ from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastvarcon.config import Config
+from fastvarcon.errors import UserError
 from fastvarcon.losses import build_loss
 from fastvarcon.losses.monitor import NsclMonitor
 from fastvarcon.models import ContrastiveModel
 from fastvarcon.models.batch_norm import synchronise
 from fastvarcon.models.ghost_norm import use_ghost_groups
+from fastvarcon.models.timm_encoders import draws_at_random
 from fastvarcon.training.compiled import compile_network
 from fastvarcon.training.ema import Ema
+from fastvarcon.training.resolution import epoch_sizes
 
 
 class Parts(NamedTuple):
@@ -25,11 +29,18 @@ class Parts(NamedTuple):
 
 
 def build_parts(config: Config, classes: int, device: torch.device, group) -> Parts:
-    """The same weights on every rank. Raises UserError for a loss that cannot work with this data."""
+    """The same weights on every rank.
+
+    Raises:
+        UserError: a loss that cannot work with this data, or an encoder of timm's that cannot work with these settings.
+    """
     train, views = config.train, config.data.num_views
     torch.manual_seed(train.seed)
     logits = classes if config.loss.name == "cross_entropy" else None
-    network = ContrastiveModel(config.model, logits).to(device, memory_format=torch.channels_last)
+    sizes = epoch_sizes(train.resolution, train.epochs, config.data.size)
+    network = ContrastiveModel(config.model, logits, size=config.data.size, sizes=sizes)
+    require_fitting_norms(config, network.encoder)
+    network = network.to(device, memory_format=torch.channels_last)
     shape = {"num_views": views, "dim": config.model.head_dim, "max_rows": train.global_batch * views}
     criterion = build_loss(config.loss, classes, group, **shape).to(device)
     monitor = None
@@ -42,3 +53,35 @@ def build_parts(config: Config, classes: int, device: torch.device, group) -> Pa
         network = use_ghost_groups(network, train.bn_group, views)
     compile_network(network, train.compile)
     return Parts(network, criterion, monitor, ema)
+
+
+def require_fitting_norms(config: Config, encoder: nn.Module) -> None:
+    """Raise UserError for settings of batch norm and micro-batches that an encoder of timm's cannot follow."""
+    if not config.model.is_timm:
+        return
+    name, kind, micro = config.model.encoder, config.train.batch_norm, config.train.micro_batch
+    norms = {type(module) for module in encoder.modules() if isinstance(module, _BatchNorm)}
+    foreign = sorted(norm.__name__ for norm in norms if norm is not nn.BatchNorm2d)
+    rules = [
+        (
+            norms or kind == "local",
+            f"{name} has no batch norm for --train.batch-norm {kind}: leave it at local, without --train.bn-group",
+        ),
+        (
+            not foreign or kind == "local",
+            f"--train.batch-norm {kind} cannot replace the {', '.join(foreign)} of {name}: leave it at local",
+        ),
+        (
+            not norms or kind == "ghost" or micro == 0,
+            f"--train.micro-batch would split the batches over which {name} takes its statistics: use "
+            "--train.batch-norm ghost and a --train.bn-group that divides the micro-batch",
+        ),
+        (
+            micro == 0 or not draws_at_random(encoder),
+            f"--train.micro-batch needs two equal passes, and {name} drops paths or units at random: use "
+            "--model.drop-path 0, or no micro-batches",
+        ),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)

@@ -6,12 +6,13 @@ import torch
 import torch.nn as nn
 
 from fastvarcon.config import TrainConfig
+from fastvarcon.models import ContrastiveModel
 from fastvarcon.training.lars import Lars
 
 CRITERION_LR = 1e-4
 
 
-def build_optimizer(model: nn.Module, train: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(model: ContrastiveModel, train: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """The optimiser that `train` names, over the parameters of the model."""
     groups, fused = parameter_groups(model, train), device.type == "cuda"
     if train.optimizer == "adamw":
@@ -21,14 +22,25 @@ def build_optimizer(model: nn.Module, train: TrainConfig, device: torch.device) 
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, fused=fused)
 
 
-def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict]:
-    """Who is decayed: all in one group, as the reference code (spec/varcon.md 2.1), or not norms and biases."""
+def parameter_groups(model: ContrastiveModel, train: TrainConfig) -> list[dict]:
+    """Who is decayed: all in one group, as the reference code (spec/varcon.md 2.1), or not norms, biases and what the
+    encoder exempts."""
     lars = train.optimizer == "lars"
     if train.decay_norm_and_bias and not lars:
         return [{"params": list(model.parameters()), "weight_decay": train.weight_decay}]
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
-    return [{"params": matrices, "weight_decay": train.weight_decay}, {**vectors, "adapt": False} if lars else vectors]
+    exempt = exempt_from_decay(model)
+    decayed = {"params": [p for name, p in model.named_parameters() if name not in exempt]}
+    spared = {"params": [p for name, p in model.named_parameters() if name in exempt], "weight_decay": 0.0}
+    return [{**decayed, "weight_decay": train.weight_decay}, {**spared, "adapt": False} if lars else spared]
+
+
+def exempt_from_decay(model: ContrastiveModel) -> set[str]:
+    """Names of the parameters that act on channels, not as matrices: norm scales, biases, and what timm's networks name
+    (position embeddings, class tokens)."""
+    names = {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    if hasattr(model.encoder, "no_weight_decay"):
+        names |= {f"encoder.{name}" for name in model.encoder.no_weight_decay()}
+    return names
 
 
 def add_criterion(optimizer: torch.optim.Optimizer, criterion: nn.Module) -> None:

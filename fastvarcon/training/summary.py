@@ -30,8 +30,9 @@ def opening_lines(run: Run) -> list[str]:
     group = f" groups of {train.bn_group} images" if train.batch_norm == "ghost" else ""
     sizes = [f"{len(list(epochs))} epochs at {size} px" for size, epochs in groupby(data.train.sizes)]
     average = f", encoder = moving average of decay {train.ema:g}" if train.ema else ""
+    width = "" if config.model.is_timm else f" width {config.model.width:g}"
     lines = [
-        f"{config.model.encoder} width {config.model.width:g}, {config.loss.name} loss, "
+        f"{config.model.encoder}{width}, {config.loss.name} loss, "
         f"{len(data.classes)} classes, {data.train.num_samples} images, "
         f"{train.epochs} epochs of {run.steps_per_epoch} steps, "
         f"global batch {train.global_batch} x {config.data.num_views} views",

@@ -23,7 +23,8 @@ from accelerate import Accelerator
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
-from fastvarcon.models.encoders import ResNetEncoder
+from fastvarcon.models.encoders import Encoder
+from fastvarcon.models.timm_encoders import draws_at_random, require_timm
 from fastvarcon.progress import format_seconds
 from fastvarcon.run_folder import RunFolder, run_identity, write_json
 from fastvarcon.training import distributed
@@ -55,6 +56,8 @@ def train(config: Config) -> dict | None:
     """
     config.validate()
     require_packages(config)
+    if config.model.is_timm:
+        require_timm(config.model.encoder)
     folder = RunFolder(config.out)
     folder.check(config)
     accelerator = distributed.make_accelerator(config.train)
@@ -84,6 +87,7 @@ class Run:
         self.schedule = Schedule(train, self.steps_per_epoch)
         parts = build_parts(config, len(data.classes), device, self.group)
         self.network, self.criterion, self.monitor, self.ema = parts
+        self.draws = draws_at_random(self.network)
         optimizer = build_optimizer(self.network, train, device)
         add_criterion(optimizer, self.criterion)
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)  # the same, wrapped
@@ -114,7 +118,7 @@ class Run:
         return self.step // self.steps_per_epoch
 
     @property
-    def encoder(self) -> ResNetEncoder:
+    def encoder(self) -> Encoder:
         """What is evaluated and exported."""
         return (self.network if self.ema is None else self.ema.model).encoder
 
@@ -183,6 +187,8 @@ class Run:
         """One optimiser step; returns its learning rate."""
         rate = self.schedule(self.step)
         set_learning_rate(self.optimizer, rate)
+        if self.draws:  # drop path: of this step and rank, so that a resume repeats it
+            distributed.seed_draws(self.config.train.seed, self.step, self.accelerator.process_index)
         loss, stats = forward_backward(
             self.model,
             self._objective,

@@ -6,11 +6,11 @@ import torch
 
 from fastvarcon.evaluation.features import extract
 from fastvarcon.evaluation.knn import accuracy, headline_k, knn_predict, nearest_mean
-from fastvarcon.models.encoders import ResNetEncoder
+from fastvarcon.models.encoders import Encoder
 from fastvarcon.training.data import RunData
 
 
-def held_out_accuracy(encoder: ResNetEncoder, data: RunData, device: torch.device) -> dict[str, float]:
+def held_out_accuracy(encoder: Encoder, data: RunData, device: torch.device) -> dict[str, float]:
     """kNN and nearest-mean accuracy of the held-out images, fractions of 1."""
     bank_x, bank_y = (t.to(device) for t in extract(encoder, data.bank, device))
     val_x, val_y = (t.to(device) for t in extract(encoder, data.val, device))

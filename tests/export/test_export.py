@@ -17,6 +17,7 @@ from fastvarcon.models.exported import find_encoder
 
 STOCK = ModelConfig("resnet18")
 NARROW = ModelConfig("resnet18", width=0.125, small_images=True)
+VIT = ModelConfig("timm/test_vit")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
@@ -31,7 +32,7 @@ def make_run(tmp_path):
         data.interpolation = "bicubic"
         Config(data=data, model=model, out=run).save(run / "config.json")
         torch.manual_seed(0)
-        encoder = build_encoder(model.encoder, width=model.width, small_images=model.small_images)
+        encoder = build_encoder(model.encoder, width=model.width, small_images=model.small_images, size=size)
         encoder.train()(torch.randn(8, 3, size, size))
         save_file(encoder.state_dict(), run / "encoder.safetensors")
         score = {"name": "knn", "features": "encoder", "encoder_sha256": identify_encoder(run)[1], "top1": 0.625}
@@ -48,7 +49,7 @@ def export(run, target, out):
     export_run(run, target, out, f"fastvarcon export {run} --to {target}")
     assert not out.with_name(out.name + ".partial").exists()
     card = (out / "README.md").read_text()
-    assert "62.50%" in card and "fastvarcon eval knn r" in card and "--model.encoder resnet18" in card
+    assert "62.50%" in card and "fastvarcon eval knn r" in card and "--model.encoder" in card
     assert f"--to {target}`" in card and str(list(MEAN)) in card and f'load_encoder("{out.name}")' in card
     return card
 
@@ -90,8 +91,10 @@ def test_onnx_takes_any_batch(make_run, tmp_path):
     assert torch.equal(fastvarcon.load_encoder(tmp_path / "out")(images), encoder(images))
 
 
-@pytest.mark.parametrize(("model", "size"), [(STOCK, 64), (NARROW, 8)])
+@pytest.mark.parametrize(("model", "size"), [(STOCK, 64), (NARROW, 8), (VIT, 32)])
 def test_safetensors_tell_how_to_build_and_feed_the_encoder(make_run, tmp_path, model, size):
+    if model is VIT:
+        pytest.importorskip("timm", reason="timm is not installed")
     run, encoder, images = make_run(model, size)
     export(run, "safetensors", tmp_path / "out")
     moved = (tmp_path / "out" / "model.safetensors").rename(tmp_path / "alone.safetensors")
@@ -128,6 +131,34 @@ def test_networks_that_the_target_lacks(make_run, tmp_path, target):
     with pytest.raises(UserError, match=r"has no resnet18 with width 0.125 and the small-image stem: .*onnx"):
         export(run, target, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("target", ["timm", "hub-folder"])
+def test_a_network_of_timm_goes_back_to_timm(make_run, tmp_path, target):
+    timm = pytest.importorskip("timm")
+    run, encoder, images = make_run(VIT, 32)
+    card = export(run, target, tmp_path / "out")
+    theirs = timm.create_model("test_vit", num_classes=0, img_size=32)
+    theirs.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"), strict=True)
+    torch.testing.assert_close(theirs.eval()(images), encoder(images))
+    made = _run_snippet(card, 0, tmp_path)
+    torch.testing.assert_close(made(images), encoder(images))
+    data = timm.data.resolve_model_data_config(made)
+    assert tuple(data["mean"]) == MEAN and tuple(data["input_size"]) == (3, 32, 32) and "torchvision.models" not in card
+    assert torch.equal(fastvarcon.load_encoder(tmp_path / "out")(images), encoder(images))
+
+
+def test_a_network_of_timm_as_onnx_and_not_for_torchvision(make_run, tmp_path):
+    for package in ("timm", "onnxscript"):
+        pytest.importorskip(package)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run, encoder, images = make_run(VIT, 32)
+    export(run, "onnx", tmp_path / "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "encoder.onnx"), providers=["CPUExecutionProvider"])
+    features = torch.from_numpy(session.run(["features"], {"images": images.numpy()})[0])
+    torch.testing.assert_close(features, encoder(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="torchvision has no timm/test_vit: export --to timm, onnx"):
+        export(run, "torchvision", tmp_path / "out")
 
 
 def test_nothing_is_overwritten(make_run, tmp_path):

@@ -81,6 +81,16 @@ def test_norms_and_biases_can_be_left_alone(settings):
     assert {name for name in decay if decay[name] == 0.1} == decayed and set(decay.values()) == {0, 0.1}
 
 
+def test_vision_transformers_say_what_else_is_left_alone():
+    pytest.importorskip("timm", reason="timm is not installed")
+    model = ContrastiveModel(ModelConfig("timm/test_vit"), size=32)
+    decay = decay_of(model, torch.nn.Module(), optimizer="adamw", decay_norm_and_bias=False)
+    layers = (torch.nn.Conv2d, torch.nn.Linear)
+    decayed = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, layers)}
+    assert {name for name in decay if decay[name]} == decayed
+    assert decay["encoder.pos_embed"] == decay["encoder.cls_token"] == decay["encoder.norm.weight"] == 0
+
+
 def test_lars_neither_adapts_nor_decays_norms_and_biases():
     model, criterion = network()
     optimizer = build_optimizer(model, TrainConfig(optimizer="lars"), CPU)
