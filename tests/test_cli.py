@@ -55,6 +55,15 @@ def test_convert_a_few_per_class(fastvarcon, image_folder, tmp_path):
     assert Beton(tmp_path / "a.beton").labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_convert_some_classes(fastvarcon, image_folder, tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\n\nant\n")
+    said = fastvarcon("convert", image_folder, tmp_path / "a.beton", "--classes", tmp_path / "classes.txt")
+    assert "10 images, 2 classes" in said and Beton(tmp_path / "a.beton").classes == ["ant", "cat"]
+    (tmp_path / "classes.txt").write_text("\n")
+    said = fastvarcon("convert", image_folder, tmp_path / "a.beton", "--classes", tmp_path / "classes.txt", code=2)
+    assert "classes.txt is empty: give a text with a class a line" in said
+
+
 def test_skipped_files_are_named(fastvarcon, image_folder, tmp_path):
     (image_folder / "bee" / "0.jpg").write_bytes(b"broken")
     assert "--on-error skip" in fastvarcon("convert", image_folder, tmp_path / "a.beton", code=2)

@@ -53,6 +53,24 @@ class Source(ABC):
         rank = np.arange(len(self)) - np.searchsorted(sorted_labels, sorted_labels)
         return _Selection(self, np.sort(by_class[rank < count]))
 
+    def of_classes(self, names: list[str]) -> Source:
+        """The images of these classes alone, in the order in which `classes` has them.
+
+        Raises:
+            UserError: a class that is not there.
+        """
+        absent = sorted(set(names) - set(self.classes))
+        if absent:
+            raise UserError(
+                f"{self.name} lacks {len(absent)} of the {len(set(names))} --classes, {absent[0]} among them: "
+                "correct the list, or give the folder that has them"
+            )
+        chosen = [label for label, name in enumerate(self.classes) if name in names]
+        selection = _Selection(self, np.flatnonzero(np.isin(self.labels, chosen)))
+        selection.classes = [self.classes[label] for label in chosen]
+        selection.labels = np.searchsorted(chosen, selection.labels)
+        return selection
+
 
 class _Selection(Source):
     def __init__(self, source: Source, kept: np.ndarray):

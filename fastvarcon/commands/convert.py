@@ -73,6 +73,9 @@ def convert(
         arg(help="What a file that is not a whole image does: stop, or be skipped and listed in OUT.skipped.txt."),
     ] = "stop",
     per_class: Annotated[int | None, arg(help="Take only the first images of each class, for a quick trial.")] = None,
+    classes: Annotated[
+        Path | None, arg(metavar="FILE", help="Take only the classes that this text names, one a line.")
+    ] = None,
     restart: Annotated[
         bool, FlagCreatePairsOff, arg(help="Throw away what an interrupted conversion left, and begin again.")
     ] = False,
@@ -109,6 +112,8 @@ def convert(
     part = None if shard is None else parse_shard(shard)
     tar_shard_size = TAR_SHARD_SIZE if shard_size is None else parse_size(shard_size)
     images = open_source(source, kind, split, image_column=image_column, label_column=label_column)
+    if classes is not None:
+        images = images.of_classes(read_classes(classes))
     if per_class is not None:
         images = images.first_per_class(per_class)
     start = time.perf_counter()
@@ -137,6 +142,18 @@ def convert(
         print(f"{len(done.skipped):,} broken files were skipped; they are listed in {done.skipped_list}:")
         shown = [f"  {message}" for message in done.skipped[:10]] + ["  ..."] * (len(done.skipped) > 10)
         print("\n".join(shown).encode(errors="backslashreplace").decode())
+
+
+def read_classes(path: Path) -> list[str]:
+    """The names in a text, one a line. Raises UserError if there are none."""
+    try:
+        names = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {path} cannot be read ({error}): give a text with a class a line") from None
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise UserError(f"--classes {path} is empty: give a text with a class a line")
+    return names
 
 
 def parse_shard(text: str) -> tuple[int, int]:

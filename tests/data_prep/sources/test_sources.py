@@ -123,6 +123,17 @@ def test_first_per_class(root, count):
     assert values(few.first_per_class(1)) == values(source.first_per_class(1))
 
 
+def test_some_classes(root):
+    source = open_train(root)
+    some = source.of_classes(["2", "0"])
+    kept = [i for i in range(COUNT) if source.labels[i] != 1]
+    assert some.classes == ["0", "2"] and some.labels.tolist() == [source.labels[i] // 2 for i in kept]
+    assert keys(some) == [source.key(i) for i in kept] and values(some) == [value(source.read(i)) for i in kept]
+    assert len(some.first_per_class(2)) == 4 and some.labels.dtype == np.int64
+    with pytest.raises(UserError, match="data lacks 1 of the 2 --classes, dog among them"):
+        source.of_classes(["0", "dog"])
+
+
 def test_pickles_without_pixels_and_reads_on_in_another_process(root):
     source = open_train(root).first_per_class(10)
     expected = values(source)
