@@ -158,7 +158,7 @@ class LossConfig:
     clop_weight: float = 1.0
     """clop: weight of the prototype term; 1 is the authors'."""
     label_smoothing: float = 0.0
-    """cross_entropy: share of the target spread over all classes."""
+    """cross_entropy, and varcon with terms nll or 2nll: share of the target spread over all classes."""
     tau1: float = 0.1
     """Temperature of the class posterior (paper Eq. 8)."""
     eps: float = 0.02
@@ -170,8 +170,9 @@ class LossConfig:
     backend: Literal["auto", "closed", "reference", "triton"] = "auto"
     """closed: closed form in torch. reference: the paper's equations line by line. triton: one fused kernel, needs
     CUDA. auto: the fastest one. kcl, dhel, ssem and the like all have them; cross_entropy is torch's own."""
-    terms: Literal["both", "kl", "nll"] = "both"
-    """Terms of the loss (Eq. 7) that count; the paper has both. kl and nll are its ablations."""
+    terms: Literal["both", "kl", "nll", "2nll"] = "both"
+    """Terms of the loss (Eq. 7) that count; the paper has both. kl and nll are its ablations, 2nll the control whose
+    gradient is nearly that of both."""
     leave_one_out: bool = False
     """A row is no part of its own centroid. The reference code keeps it in, which flatters batches with few rows a
     class."""
@@ -343,6 +344,11 @@ class Config:
             (
                 0 <= loss.label_smoothing < 1,
                 f"--loss.label-smoothing must lie in [0, 1), got {loss.label_smoothing}",
+            ),
+            (
+                loss.base != "varcon" or loss.label_smoothing == 0 or loss.terms in ("nll", "2nll"),
+                f"--loss.label-smoothing goes with --loss.terms nll or 2nll, not {loss.terms}: VarCon smooths its "
+                "target by tau2, set --loss.eps and --loss.tau1",
             ),
             (
                 data.num_views >= 2 or loss.base in ("varcon", "supcon", "sincere", "hscl", "cross_entropy"),

@@ -36,6 +36,7 @@ VARCON_SETTINGS = (
     "detach_centroids",
     "detach_target",
     "terms",
+    "label_smoothing",
     "leave_one_out",
     "learn_eps",
     "prototype_momentum",

@@ -32,6 +32,7 @@ from fastvarcon.losses.varcon_closed import rows_closed
 from fastvarcon.losses.varcon_prototypes import Prototypes
 from fastvarcon.losses.varcon_reference import rows_reference
 from fastvarcon.losses.varcon_settings import REDUCTIONS, TERMS, TRITON_MAX_DIM, Settings, check_rows
+from fastvarcon.losses.varcon_smoothing import smoothing_rows
 
 __all__ = ["BACKENDS", "REDUCTIONS", "VarConLoss", "VarConStats", "varcon_loss", "varcon_stats"]
 
@@ -63,6 +64,7 @@ def varcon_loss(
     detach_target: bool = False,
     backend: str = "auto",
     terms: str = "both",
+    label_smoothing: float = 0.0,
     leave_one_out: bool = False,
     class_sums: str = "auto",
     max_rows: int | None = None,
@@ -84,7 +86,8 @@ def varcon_loss(
         detach_target: no gradient through tau2 (the reference code lets it flow).
         backend: "reference" (the equations), "closed" (torch), "triton" (CUDA), or "auto": triton for rows on CUDA
             below float64 with D <= 2048 where the package is installed, else closed.
-        terms: "both", "kl" or "nll": which terms of (7) count.
+        terms: "both", "kl" or "nll": which terms of (7) count; "2nll": twice the second, the control of VarCon.
+        label_smoothing: with terms "nll" and "2nll", share of the target that is spread over the classes present.
         leave_one_out: a row is not part of its own centroid. The only row of a class has the true logit 0 then.
         class_sums: how Triton adds up classes: "onehot" or "sorted", which are repeatable to the bit, "auto" (one of
             them, by size) or "atomic", which is not.
@@ -99,7 +102,7 @@ def varcon_loss(
     """
     settings = Settings(
         num_classes, tau1, group, reduction, detach_centroids, detach_target, backend, terms, leave_one_out,
-        class_sums, max_rows,
+        class_sums, max_rows, label_smoothing,
     )  # fmt: skip
     settings.check(eps)
     rows, _, inverse_rows = _evaluate(z, labels, eps, settings)
@@ -153,6 +156,7 @@ class VarConLoss(torch.nn.Module):
         detach_target: bool = False,
         backend: str = "auto",
         terms: str = "both",
+        label_smoothing: float = 0.0,
         leave_one_out: bool = False,
         class_sums: str = "auto",
         max_rows: int | None = None,
@@ -163,7 +167,7 @@ class VarConLoss(torch.nn.Module):
         super().__init__()
         self.settings = Settings(
             num_classes, tau1, group, reduction, detach_centroids, detach_target, backend, terms, leave_one_out,
-            class_sums, max_rows,
+            class_sums, max_rows, label_smoothing,
         )  # fmt: skip
         self.settings.check(eps)
         if learn_eps and not eps <= self.EPS_SHARE * tau1:
@@ -222,10 +226,15 @@ def _evaluate(z: Tensor, labels: Tensor, eps: float | Tensor, s: Settings, proto
         own = own_cosines(z, labels, sums, counts, s.detach_centroids) if s.leave_one_out else None
         if triton:
             loss, stats, counted = _rows_triton(z, sums, counts, labels, own, eps, s)
-            return loss, stats, counted[0] if inverse_rows is None else inverse_rows
-        rows = rows_reference if backend == "reference" else rows_closed
-        w = F.normalize(sums.squeeze(0), dim=1)
-        return *rows(z, w, own, eps, labels, counts.squeeze(0) > 0, s), inverse_rows
+            inverse_rows = counted[0] if inverse_rows is None else inverse_rows
+        else:
+            rows = rows_reference if backend == "reference" else rows_closed
+            w = F.normalize(sums.squeeze(0), dim=1)
+            loss, stats = rows(z, w, own, eps, labels, counts.squeeze(0) > 0, s)
+        if s.label_smoothing:
+            _, nll = TERMS[s.terms]
+            loss = loss + nll * smoothing_rows(z, labels, sums, counts, own, s.tau1, s.label_smoothing)
+        return loss, stats, inverse_rows
 
 
 def _rows_triton(z, sums, counts, labels, own, eps, s: Settings):

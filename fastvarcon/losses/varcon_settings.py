@@ -10,8 +10,8 @@ from torch import Tensor
 from fastvarcon.losses.backends import BACKENDS
 
 REDUCTIONS = ("mean", "sum", "none")
-TERMS = {"both": (1.0, 1.0), "kl": (1.0, 0.0), "nll": (0.0, 1.0)}
-"""Weights of KL(q || p) and of -log p in the loss."""
+TERMS = {"both": (1.0, 1.0), "kl": (1.0, 0.0), "nll": (0.0, 1.0), "2nll": (0.0, 2.0)}
+"""Weights of KL(q || p) and of -log p in the loss. 2nll is a control: VarCon's gradient is nearly its own."""
 CLASS_SUMS = ("auto", "onehot", "sorted", "atomic")
 TRITON_MAX_DIM = 2048
 
@@ -31,6 +31,7 @@ class Settings:
     leave_one_out: bool = False
     class_sums: str = "auto"
     max_rows: int | None = None
+    label_smoothing: float = 0.0
 
     def check(self, eps: float | Tensor) -> None:
         """Raise ValueError for what cannot be. The value of a tensor is not looked at: that would wait for a GPU."""
@@ -53,6 +54,10 @@ class Settings:
         ):
             if value not in names:
                 raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(names)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.label_smoothing and TERMS[self.terms][0]:
+            raise ValueError(f"label_smoothing goes with terms 'nll' and '2nll', not {self.terms!r}: tau2 smooths q")
         if self.class_sums != "auto" and self.backend in ("closed", "reference"):
             raise ValueError(f"class_sums={self.class_sums!r} is a way of backend 'triton', not of {self.backend!r}")
 
