@@ -25,20 +25,25 @@ class Compare:
 
 def evaluate(args: list[str]) -> None:
     """Parse the words behind `fastvarcon eval` and do what they say."""
+    options = parse(args)
+    command = shlex.join(["fastvarcon", "eval", *args])
+    if isinstance(options, Compare):
+        _compare(options, command)
+    else:
+        name = next(name for name, evaluation in EVALUATIONS.items() if type(options) is evaluation.options)
+        _score(name, options, command)
+
+
+def parse(args: list[str]) -> EvalOptions | Compare:
+    """The words behind `fastvarcon eval` as the options that they spell."""
     commands = {name: evaluation.options for name, evaluation in EVALUATIONS.items()}
-    options = tyro.extras.subcommand_cli_from_dict(
+    return tyro.extras.subcommand_cli_from_dict(
         {**commands, "compare": Compare},
         prog="fastvarcon eval",
         description="Score an encoder; nothing is ever chosen on the held-out images. "
         "Writes RUN/eval/NAME.json and RUN/report.html.",
         args=args,
     )
-    command = shlex.join(["fastvarcon", "eval", *args])
-    if isinstance(options, Compare):
-        _compare(options, command)
-    else:
-        name = next(name for name, options_type in commands.items() if type(options) is options_type)
-        _score(name, options, command)
 
 
 def _score(name: str, options: EvalOptions, command: str) -> None:

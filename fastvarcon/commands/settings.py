@@ -15,15 +15,21 @@ from fastvarcon.errors import UserError
 
 def with_recipe(commands: dict[str, Callable], argv: list[str]) -> dict[str, Callable]:
     """The commands, those with a parameter `config` with the defaults of the recipe that `argv` names."""
-    named = [value for flag, value in itertools.pairwise(argv) if flag == "--recipe"]
-    named += [word.removeprefix("--recipe=") for word in argv if word.startswith("--recipe=")]
-    defaults = recipe_defaults(Path(named[-1])) if named else Config()
+    named = named_recipe(argv)
+    defaults = Config() if named is None else recipe_defaults(named)
     return {
         name: functools.partial(command, config=defaults)
         if "config" in inspect.signature(command).parameters
         else command
         for name, command in commands.items()
     }
+
+
+def named_recipe(argv: list[str]) -> Path | None:
+    """The last --recipe among the words of a command line."""
+    named = [value for flag, value in itertools.pairwise(argv) if flag == "--recipe"]
+    named += [word.removeprefix("--recipe=") for word in argv if word.startswith("--recipe=")]
+    return Path(named[-1]) if named else None
 
 
 def recipe_defaults(path: Path) -> Config:

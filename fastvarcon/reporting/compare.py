@@ -51,7 +51,7 @@ def compare(runs: list[Path], command: str) -> dict:
     if not shared:
         raise UserError("the runs have no score in common: run the same evaluations on each")
     for group in made:
-        group["scores"] = {stem: _figures([one[stem] for one in group["by_run"]]) for stem in shared}
+        group["scores"] = {stem: figures([one[stem] for one in group["by_run"]]) for stem in shared}
     tests = [test(one, other, stem) for stem in shared for one, other in itertools.combinations(made, 2)]
     for group in made:
         del group["settings"]
@@ -71,7 +71,8 @@ def _name_apart(groups: list[dict]) -> None:
             group["name"] += f" ({Path(group['runs'][0]).name})"
 
 
-def _figures(values: list[float]) -> dict:
+def figures(values: list[float]) -> dict:
+    """Mean, sample standard deviation (None for a single value) and number."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.mean(values), "std": std, "n": len(values), "by_run": values}
 
@@ -116,8 +117,8 @@ def _kind(stem: str) -> str:
 
 
 def _cell(group: dict, stem: str) -> str:
-    figures = group["scores"][stem]
-    return percent(figures["mean"], figures["std"])
+    found = group["scores"][stem]
+    return percent(found["mean"], found["std"])
 
 
 def write_page(result: dict, path: Path) -> None:
