@@ -1,4 +1,4 @@
-"""The driver: from the command line of a study to its runs, its table and its figure.
+"""The runs of a study, one after another or some at a time, and what comes of them.
 
 OUT/POINT-seedK/     run folder of a cell, with its scores in eval/     OUT/POINT-seedK.log: what its commands said
 OUT/STUDY.csv        a row for each finished run                        OUT/STUDY.png: drawn from it
@@ -12,95 +12,23 @@ import contextlib
 import dataclasses
 import itertools
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-from tyro.conf import FlagCreatePairsOff
-
-from fastvarcon.commands.settings import named_recipe, recipe_defaults
 from fastvarcon.config import Config
-from fastvarcon.errors import UserError, exits_cleanly
+from fastvarcon.errors import UserError
 from fastvarcon.progress import Bar, format_seconds
 from fastvarcon.run_folder import RunFolder
-from fastvarcon.studies import commands, small
+from fastvarcon.studies import commands
 from fastvarcon.studies.figure import draw
-from fastvarcon.studies.grid import Cell, Study, cells, varied
+from fastvarcon.studies.grid import Cell, Study
 from fastvarcon.studies.launch import POLL_SECONDS, Child, Failed, Slot, slots, wait_for_lock
 from fastvarcon.studies.report import print_report
 from fastvarcon.studies.table import is_trained, missing_scores, read_table, row, write_table
 
-
-@dataclass
-class Flags(Config):
-    """The flags of a recipe, and those of a study."""
-
-    out: Path = Path("runs/studies")
-    """Folder of the study: its runs, its table (.csv) and its figure (.png). The same command goes on."""
-    recipe: Path | None = None
-    """File whose settings and flags the runs have, as recipes/cifar10.py."""
-    seeds: int = 3
-    """Runs of each point, with seeds from --train.seed on."""
-    only: tuple[str, ...] = ()
-    """Names of the points, or of the lines of the figure, to run; default: all."""
-    small: Annotated[bool, FlagCreatePairsOff] = False
-    """In place of --recipe: scikit-learn's digits, which need no download, and so few epochs that a CPU does it."""
-    here: Annotated[bool, FlagCreatePairsOff] = False
-    """Run all in this process, which saves the start of three for each small run (--small does)."""
-    jobs: int = 1
-    """Runs at a time, which share the GPUs and cores of this machine."""
-    processes: int = 0
-    """Processes of a run; 0 = one for each GPU that it may use, else one."""
-    redraw: Path | None = None
-    """Only draw the figure again, from this table, as OUT/STUDY.png."""
-
-
-@exits_cleanly
-def run_study(study: Study, description: str | None) -> None:
-    """Parse the flags of the command line and do the study. UserError: one line, exit code 2."""
-    recipe = named_recipe(sys.argv)
-    is_small = "--small" in sys.argv
-    if is_small and recipe is not None:
-        raise UserError("--small has a recipe of its own: leave out --recipe")
-    recipe = small.recipe() if is_small else recipe
-    defaults = Config() if recipe is None else recipe_defaults(recipe)
-    base = small.settings(defaults) if is_small else defaults
-    given = {field.name: getattr(base, field.name) for field in dataclasses.fields(Config)}
-    given |= {"out": Path("runs/studies") / (f"{study.name}-small" if is_small else study.name)}
-    given |= {"seeds": small.SEEDS, "here": True} if is_small else {}
-    flags = tyro.cli(Flags, default=Flags(**given), description="\n ".join((description or "").splitlines()))
-    figure = flags.out / f"{study.name}.png"
-    if flags.redraw is not None:
-        rows = read_table(flags.redraw, study)
-        flags.out.mkdir(parents=True, exist_ok=True)
-        draw(study, rows, figure)
-        return print(figure)
-    config = _check(study, flags, base, recipe)
-    if is_small:
-        small.make_data(config.data)
-    Driver(study, flags, cells(study, config, flags.seeds, flags.only), recipe, defaults).run()
-
-
-def _check(study: Study, flags: Flags, base: Config, recipe: Path | None) -> Config:
-    """The settings that all runs start from. Raises UserError for what cannot be."""
-    if recipe is None:
-        raise UserError("--recipe is missing: give a file such as recipes/cifar10.py, or --small for the digits")
-    if min(flags.seeds, flags.jobs) < 1 or flags.processes < 0:
-        raise UserError("--seeds and --jobs must be at least 1, --processes 0 or more")
-    if flags.here and (flags.jobs > 1 or flags.processes > 1):
-        raise UserError("--here is one process: leave out --jobs and --processes")
-    config = Config(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Config)})
-    before, after = base.flat(), config.flat()
-    taken = [key for key in sorted(varied(study)) if after[key] != before[key]]
-    if taken:
-        raise UserError(f"--{taken[0].replace('_', '-')} is what the study {study.name} sets: leave it out")
-    if config.data.val is None:
-        raise UserError("--data.val is missing: give the held-out file that the scores are of")
-    return config
+SHOW_SECONDS = 60.0
 
 
 @dataclass
@@ -114,16 +42,25 @@ class Running:
 
 
 class Driver:
-    """One call of a study."""
+    """One call of a study.
 
-    def __init__(self, study: Study, flags: Flags, grid: list[Cell], recipe: Path, defaults: Config):
-        self.study, self.flags, self.grid, self.recipe, self.defaults = study, flags, grid, recipe, defaults
-        self.out = flags.out
-        self.table, self.figure = self.out / f"{study.name}.csv", self.out / f"{study.name}.png"
-        self.slots, self.processes = slots(flags.jobs, 1 if flags.here else flags.processes)
+    Args:
+        out: folder of the study.
+        recipe: file that processes of their own run; defaults: its settings, which need no flags.
+        here, jobs, processes: see `command_line.Flags`.
+    """
+
+    def __init__(
+        self, study: Study, grid: list[Cell], out: Path, recipe: Path, defaults: Config, *, here: bool, jobs: int,
+        processes: int,
+    ):  # fmt: skip
+        self.study, self.grid, self.out, self.here = study, grid, out, here
+        self.recipe, self.defaults = recipe, defaults
+        self.table, self.figure = out / f"{study.name}.csv", out / f"{study.name}.png"
+        self.slots, self.processes = slots(jobs, 1 if here else processes)
         self.rows: dict[str, dict[str, str]] = {}
         self.failures: dict[str, str] = {}
-        self.start = time.perf_counter()
+        self.start = self.shown = time.perf_counter()
 
     def run(self) -> None:
         for cell in self.grid:
@@ -148,7 +85,7 @@ class Driver:
         try:
             self._say(f"{self.study.name}: {len(self.grid)} runs, {len(self.grid) - len(todo)} of them finished before")
             self._write()
-            if self.flags.here:
+            if self.here:
                 self._all_here(todo)
             else:
                 self._all_in_processes(todo)
@@ -179,6 +116,7 @@ class Driver:
         from fastvarcon.evaluation.job import evaluate
         from fastvarcon.training.trainer import train
 
+        wait_for_lock(cell.config.out)
         if not is_trained(cell) and train(cell.config) is None:
             raise SystemExit(143)  # asked to stop: the run is saved
         for name in missing_scores(cell, self.study):
@@ -202,8 +140,7 @@ class Driver:
                 for one in [one for one in running if self._has_ended(one)]:
                     running.remove(one)
                     free.append(one.slot)
-                for one in running:
-                    self.bar.update(self.planned - self.left, f"{one.cell.name}  {one.child.last_line()[:80]}")
+                self._show(running)
                 time.sleep(POLL_SECONDS)
         finally:
             for one in running:
@@ -264,6 +201,18 @@ class Driver:
         next(self.number)
         self.failures[cell.name] = why
         self._say(f"{cell.name} failed: {why}")
+
+    def _show(self, running: list[Running]) -> None:
+        """What the runs say of themselves: all the time on a terminal, once a minute elsewhere."""
+        if not running or not (self.bar.shown or time.perf_counter() - self.shown > SHOW_SECONDS):
+            return
+        self.shown = time.perf_counter()
+        for one in running:
+            text = f"{one.cell.name}  {one.child.last_line()}"
+            if self.bar.shown:
+                self.bar.update(self.planned - self.left, text[:100])
+            else:
+                self._say(text)
 
     def _say(self, line: str) -> None:
         if self.bar.shown:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
@@ -92,8 +92,7 @@ def cells(study: Study, base: Config, seeds: int, only: tuple[str, ...] = ()) ->
                 settings = _settings(base, series) | _settings(base, point)
                 parts = [series.name, point.name] if len(study.series) > 1 else [point.name]
                 out = base.out / f"{'-'.join(map(_slug, parts))}-seed{seed}"
-                flat = {**base.flat(), **settings, "train.seed": seed, "out": str(out)}
-                config = Config.from_flat(flat, Path(study.name))
+                config = _changed(base, {**settings, "train.seed": seed, "out": out})
                 try:
                     config.validate()
                 except UserError as error:
@@ -120,6 +119,17 @@ def _settings(base: Config, point: Point) -> dict[str, object]:
         value = flat[key] * factor
         scaled[key] = max(1, round(value)) if isinstance(flat[key], int) else value
     return {**point.settings, **scaled}
+
+
+def _changed(config: Config, values: Mapping[str, object]) -> Config:
+    """The configuration with other values at some keys."""
+    groups: dict[str, dict[str, object]] = {}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        groups.setdefault(group, {})[name] = value
+    top = groups.pop("", {})
+    parts = {group: dataclasses.replace(getattr(config, group), **new) for group, new in groups.items()}
+    return dataclasses.replace(config, **top, **parts)
 
 
 def _slug(name: str) -> str:

@@ -19,7 +19,9 @@ from fastvarcon.studies.commands import executable
 
 POLL_SECONDS = 0.2
 LOCK_SECONDS = 60.0
+TAIL_BYTES = 16384
 PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Failed(Exception):
@@ -88,6 +90,7 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                start_new_session=True,  # Ctrl-C is for this process, which then asks its children to save
                 preexec_fn=self._in_child if sys.platform == "linux" else None,
             )
 
@@ -105,22 +108,24 @@ class Child:
         return self._process is None
 
     def _reason(self) -> str:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("error")]
+        said = self._tail().rpartition("\n$ ")[2].splitlines()
+        errors = [line for line in said if line.startswith("error")]
         return errors[-1].partition(": ")[2] if errors else f"exit code {self._process.returncode}"
 
     def last_line(self) -> str:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return lines[-1] if lines else ""
+        return self._tail().rstrip().rpartition("\n")[2]
+
+    def _tail(self) -> str:
+        """The last kilobytes of the log."""
+        with open(self._log, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return log.read().decode(errors="replace")
 
     def stop(self) -> None:
         """Ask it to save and leave, and wait for that."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
-
-
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def wait_for_lock(run: Path) -> None:
