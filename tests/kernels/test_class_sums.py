@@ -47,6 +47,26 @@ def test_classes_that_end_at_and_across_pieces(ends):
     assert_sums(z, labels, 100, "sorted")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_label_that_cannot_be_is_written_nowhere(method, monkeypatch):
+    """On a GPU nobody has looked at the labels: the memory behind the sums must be left alone."""
+    z, labels = rows(300, 8, 6)
+    known = labels.clone()
+    labels[::50], known[::50] = 7, -1
+    behind, make = torch.full((1000,), 7.0, device=DEVICE), {"empty": torch.empty, "zeros": torch.zeros}
+
+    def with_room(name, shape, **options):
+        made = make[name](shape, **options)
+        return behind[: made.numel()].view(shape).copy_(made) if shape[1:] == (6, 8) else made
+
+    for name in make:
+        monkeypatch.setattr(torch, name, lambda *shape, name=name, **options: with_room(name, *shape, **options))
+    sums, _ = class_sums(torch.nan_to_num(z), labels, 6, method)
+    monkeypatch.undo()
+    assert (behind[sums.numel() :] == 7).all()
+    torch.testing.assert_close(sums, class_sums(torch.nan_to_num(z), known, 6, method)[0])
+
+
 def test_rows_of_any_stride_and_labels_of_any_integer():
     z, labels = rows(70, 9, 5)
     wide = torch.stack([z, z], dim=2)[:, :, 0]
