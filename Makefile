@@ -1,6 +1,8 @@
 # make demo    convert, train, score and report scikit-learn's digits (about a minute after the install)
 # make test    lint and all tests
 # make lint    ruff
+# make tables  write the measured tables of README and docs from the rows in benchmarks/results/
+# make docs    the pages as a site, in build/site
 # make clean   remove the environment and what the demo wrote
 # The first call sets up .venv; PYTHON=python3.12 make ... chooses the interpreter.
 
@@ -8,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/digits
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint tables docs clean
 
 demo: .venv/.installed
 	@rm -rf $(RUN) runs/digits-images
@@ -29,6 +31,13 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+tables: .venv/.installed
+	$(BIN)/python benchmarks/tables.py
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict
+	@echo build/site/index.html
+
 clean:
 	rm -rf .venv runs build *.egg-info
 
@@ -37,6 +46,10 @@ clean:
 		|| { echo "error: $(PYTHON) is not Python 3.10-3.13: call PYTHON=python3.12 make ..."; exit 2; }
 	@$(PYTHON) -m venv .venv || { echo "error: cannot make .venv: install the venv module (Debian: apt install python3-venv)"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
 
 # The ffcv package has no wheels. Where its headers are, its interop tests run; elsewhere they skip and say so.

@@ -1,0 +1,84 @@
+"""The tables of README and docs are what the rows say, and a table that is not fails."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+TABLE = re.compile(r"<!-- table:([\w-]+) -->\n.*?<!-- /table -->", re.S)
+# what is measured reads like this: so many times, seconds, megabytes, images per second, per cent
+MEASURED = re.compile(
+    r"\d(?:\.\d+)? ?(?:x\b|times|%|(?:[kMG]B|ms|s|min|hours?|minutes?|seconds?|images/s|views/s|pairs/s)\b)"
+)
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(folder / "benchmarks" / "tables.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """The pages and the rows, to change."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("*.png", "__pycache__"))
+    shutil.copy(README, tmp_path)
+    return tmp_path
+
+
+def test_committed_tables_are_what_the_rows_say():
+    done = run(ROOT, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_number_changed_by_hand_is_found_and_made_good(copy):
+    page = copy / "README.md"
+    page.write_text(page.read_text().replace("|   9.70 |", "| 19.70 |").replace("9.70", "19.7"))
+    done = run(copy, "--check")
+    assert done.returncode == 1 and "-| " in done.stdout and "make tables" in done.stderr
+    assert run(copy).returncode == 0
+    assert page.read_text() == README.read_text()
+
+
+def test_a_new_row_changes_the_table(copy):
+    rows = copy / "benchmarks" / "results" / "runs.csv"
+    newest = [line for line in rows.read_text().splitlines() if ",digits," in line][-1]
+    rows.write_text(rows.read_text() + newest.replace("0.9861111111111112", "0.5") + "\n")
+    done = run(copy, "--check")
+    assert done.returncode == 1 and re.search(r"^\+.*50\.00 %", done.stdout, re.M), done.stdout
+
+
+def test_studies_are_means_over_seeds(copy):
+    rows = [("methods", "VarCon", "VarCon", seed, score, 0.5) for seed, score in enumerate((0.80, 0.82, 0.84))]
+    rows += [("methods", "SupCon", "no flip", 0, 0.7, 0.6)]
+    text = "study,series,point,seed,linear_top1,knn_top1,num_train,epochs,machine,date,command\n"
+    rest = '5000,20,2 cores of a CPU,2026-11-23,"python recipes/cifar10.py --out runs/x"'
+    text += "".join(",".join(map(str, row)) + f",{rest}\n" for row in rows)
+    (copy / "benchmarks" / "results" / "studies.csv").write_text(text)
+    (copy / "README.md").write_text("<!-- table:studies -->\n<!-- /table -->\n")
+    assert run(copy).returncode == 0
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (copy / "README.md").open() if line[0] == "|"]
+    assert lines[2] == ["cifar10, 5,000", "methods", "VarCon", "3", "82.00 ± 2.00 %", "50.00 ± 0.00 %", "20"]
+    assert lines[3] == ["", "methods", "SupCon, no flip", "1", "70.00 %", "60.00 %", "20"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [("guess", None, "there is no table 'guess'"), ("fuzz", "fuzz.csv", "does not exist: measure first")],
+)
+def test_a_table_that_cannot_be_made_says_why(copy, name, file, message):
+    (copy / "README.md").write_text(f"<!-- table:{name} -->\n<!-- /table -->\n")
+    if file:
+        (copy / "benchmarks" / "results" / file).unlink()
+    done = run(copy, "--check")
+    assert done.returncode == 1 and message in done.stderr
+
+
+def test_readme_says_measured_numbers_in_tables_alone():
+    plain = TABLE.sub("", README.read_text())
+    assert not MEASURED.findall(plain), [line for line in plain.splitlines() if MEASURED.search(line)]
