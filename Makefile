@@ -34,8 +34,8 @@ lint: .venv/.installed
 tables: .venv/.installed
 	$(BIN)/python benchmarks/tables.py
 
-docs: .venv/.docs
-	$(BIN)/mkdocs build --strict
+docs: .venv/.installed
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo build/site/index.html
 
 clean:
@@ -46,10 +46,6 @@ clean:
 		|| { echo "error: $(PYTHON) is not Python 3.10-3.13: call PYTHON=python3.12 make ..."; exit 2; }
 	@$(PYTHON) -m venv .venv || { echo "error: cannot make .venv: install the venv module (Debian: apt install python3-venv)"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@
-
-.venv/.docs: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
 
 # The ffcv package has no wheels. Where its headers are, its interop tests run; elsewhere they skip and say so.

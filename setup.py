@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 LINUX = "; platform_system == 'Linux'"
+DOCS = ["mkdocs-material>=9.5"]
 ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
@@ -41,7 +42,9 @@ setup(
         "timm": ["timm>=1.0"],
         "umap": ["umap-learn"],
         "onnx": ONNX,
+        "docs": DOCS,
         "dev": [
+            *DOCS,
             *ONNX,
             "timm>=1.0",
             "pyarrow>=18",
