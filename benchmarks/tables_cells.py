@@ -48,7 +48,7 @@ def median(found: Sequence[Row], column: str) -> float:
 
 def spread(found: Sequence[Row], column: str) -> str:
     """Median (lowest to highest): over the rounds as a row has it in COLUMN_min and COLUMN_max, and over the rows."""
-    values = [float(row[column]) for row in found if row[column]]
+    values = [float(row[column]) for row in found if row.get(column)]
     if not values:
         return ""
     stem = column if f"{column}_min" in found[0] else column.removesuffix("_to_torchvision")

@@ -1,0 +1,86 @@
+"""Tables of scores: what was trained, and how good it is, from runs.csv and studies.csv."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable
+
+from tables_cells import Row, every_row, once, percent, rows, table
+
+RUNS = {
+    "digits": "`make demo`: scanned digits, a narrow ResNet-18",
+    "cifar10-cpu": "CIFAR-10, 5,000 training images, ResNet-18 of width 1/4",
+    "imagenette-cpu": "Imagenette at 96 px, 4,000 training images, ResNet-18 of width 1/4",
+}
+
+
+def runs() -> str:
+    found = [rows("runs", run=name)[-1] for name in RUNS]
+    body = [
+        (
+            what,
+            row["epochs"],
+            f"{float(row['seconds']):.0f} s",
+            percent(row["linear_top1"]),
+            percent(row["knn_top1"]),
+            percent(row["pixel_knn_top1"]),
+            f"{int(row['num_val']):,}",
+        )
+        for what, row in zip(RUNS.values(), found, strict=True)
+    ]
+    head = ("run", "epochs", "training", "linear", "kNN", "kNN on pixels", "scored on")
+    return table(head, body, (("runs", row) for row in found))
+
+
+def demo() -> str:
+    row = rows("runs", run="digits")[-1]
+    names = {
+        "VarCon linear": "linear_top1",
+        "VarCon kNN (k = 20)": "knn_top1",
+        "raw-pixel kNN (k = 20)": "pixel_knn_top1",
+    }
+    body = [(name, percent(row[column]), row["num_val"]) for name, column in names.items()]
+    return table(("score", "top-1", "held-out images"), body, [("runs", row)])
+
+
+EVIDENCE = "against"  # the study of VarCon against other losses on one budget
+
+
+def studies(wanted: Callable[[str], bool]) -> str:
+    """Mean ± standard deviation over the seeds of every point of the studies with a wanted name."""
+    found = [row for row in every_row("studies") if wanted(row["study"])]
+    lines = {(row["study"], row["series"]) for row in found}
+    alike: dict[tuple[str, ...], list[Row]] = {}
+    for row in found:
+        several = sum(study == row["study"] for study, _ in lines) > 1
+        point = f"{row['series']}, {row['point']}" if several else row["point"]
+        alike.setdefault((row["study"], data_of(row), point), []).append(row)
+    one_study = len({study for study, _ in lines}) == 1
+    what = once([data if one_study else f"{study}: {data}" for study, data, _ in alike])
+    body = [
+        (name, point, str(len(runs)), mean(runs, "linear_top1"), mean(runs, "knn_top1"))
+        for name, ((_, _, point), runs) in zip(what, alike.items(), strict=True)
+    ]
+    head = ("trained on" if one_study else "study", "point", "seeds", "linear", "kNN")
+    return table(head, body, (("studies", row) for row in found))
+
+
+def data_of(row: Row) -> str:
+    """What a run was trained on, and how long; the recipe is named after the dataset."""
+    recipe = re.search(r"recipes/(\w+)\.py", row["command"])[1]
+    return f"{recipe}, {int(row['num_train']):,} images, {row['epochs']} epochs"
+
+
+def mean(found: list[Row], column: str) -> str:
+    values = [100 * float(row[column]) for row in found if row[column]]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread} %" if values else ""
+
+
+TABLES = {
+    "demo": demo,
+    "runs": runs,
+    "evidence": lambda: studies(lambda name: name == EVIDENCE),
+    "studies": lambda: studies(lambda name: name != EVIDENCE),
+}
