@@ -395,7 +395,8 @@ class Config:
             (train.weight_decay >= 0, f"--train.weight-decay must be 0 or more, got {train.weight_decay}"),
             (
                 0 <= train.warmup_epochs <= train.epochs,
-                f"--train.warmup-epochs ({train.warmup_epochs}) must lie between 0 and --train.epochs ({train.epochs})",
+                f"--train.warmup-epochs ({train.warmup_epochs:g}) must lie between 0 and --train.epochs "
+                f"({train.epochs}): give --train.warmup-epochs {train.epochs / 10:g} as well",
             ),
             (train.threads >= 0, f"--train.threads must be 0 (all cores) or more, got {train.threads}"),
             (train.log_every >= 1, f"--train.log-every must be at least 1, got {train.log_every}"),

@@ -9,6 +9,7 @@ second one, which also normalises and writes the pixels interleaved, torch's cha
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import deque
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numba
 import numpy as np
 import torch
 from numba import njit, prange
+from numba.core import event
 from torch import Tensor
 
 from . import colour_cpu, operations, operations_cpu, resample_cpu
@@ -146,6 +148,19 @@ def _all_views(pixels, offset, height, width, stride, box, extend, flip, radius,
                 blur(planes, size, sigma, taps)
             for begin in range(0, size * size, step):
                 _finish(_tile(planes, begin, step), colours, row, out[row], begin, bfloat16)
+
+
+class _Announcement(event.Listener):
+    """Says what the first views on a machine wait for; nothing is compiled, nor said, where the cache has it."""
+
+    def on_start(self, compilation):
+        if compilation.data["dispatcher"] is _all_views:
+            print("compiling the view kernel for this CPU: once, up to a minute", file=sys.stderr, flush=True)
+
+    def on_end(self, compilation): ...
+
+
+event.register("numba:compile", _Announcement())
 
 
 @njit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from fastvarcon.errors import UserError
 from fastvarcon.machine import available_cores
 
 ENOUGH = 0.95  # of the synthetic rate: nothing worth having is lost to the data
-WARM_UP = 3  # batches before a measurement
+WARM_UP = 3  # batches before a measurement, fewer where they take long
 LARGE = 2.5  # times the side of a view: an image that is decoded for nothing
 
 
@@ -106,8 +107,7 @@ def _measure(training: Training, seconds: float, on_step: Callable[[str], None])
     def rate(what: str, batches: Iterator[tuple[Tensor, Tensor]], step) -> tuple[float, float]:
         on_step(what)
         steps = Steps(batches, step, training.device)
-        for _ in itertools.islice(steps, WARM_UP):
-            pass
+        warm_up(steps, seconds)
         steps.figures()
         items, elapsed = run_for(steps, seconds)
         return items / elapsed, steps.figures()["waiting"]
@@ -120,6 +120,14 @@ def _measure(training: Training, seconds: float, on_step: Callable[[str], None])
     synthetic, _ = rate("steps on synthetic data", itertools.repeat(training.synthetic_batch()), training.step)
     real, waiting = rate("steps on real data", training.batches(), training.step)
     return Rates(loader, views, synthetic, real, waiting)
+
+
+def warm_up(steps: Iterator, seconds: float) -> None:
+    """Take WARM_UP steps, but begin none after `seconds`: where one takes longer, the first is enough."""
+    end = time.perf_counter() + seconds
+    for _ in itertools.islice(steps, WARM_UP):
+        if time.perf_counter() >= end:
+            break
 
 
 def _views(training: Training) -> Iterator[tuple[Tensor, Tensor]]:

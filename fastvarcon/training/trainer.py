@@ -13,8 +13,6 @@ wait of its own.
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 import time
 from contextlib import ExitStack
 
@@ -308,7 +306,7 @@ class Run:
     def _leave(self) -> None:
         """The end of a run that was asked to stop."""
         self.saver.finish()
-        self.display.say(f"stopped by a signal after step {self.step}, saved. Resume with: {shlex.join(sys.argv)}")
+        self.display.say(f"stopped by a signal after step {self.step}, saved: the same command goes on from there")
 
     def _summarise(self) -> dict:
         """Write and return summary.json, without scores; only a finished run that is started again keeps its own."""
@@ -317,4 +315,5 @@ class Run:
         if self.accelerator.is_main_process and not finished_before:
             write_json(self.folder.summary, summary)
         self.display.say(f"trained in {format_seconds(self.clock.seconds)}: {self.folder.path}")
+        self.display.say(f"score it with: fastvarcon eval linear {self.folder.path}")
         return summary

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fastvarcon.bench.doctor import Diagnosis, Place, Rates, one_of, verdict
+from fastvarcon.bench.doctor import WARM_UP, Diagnosis, Place, Rates, one_of, verdict, warm_up
 from fastvarcon.commands.doctor import doctor
 from fastvarcon.config import Config, DataConfig, TrainConfig
 from fastvarcon.errors import UserError
@@ -86,3 +86,10 @@ def test_without_data_it_says_what_is_here(capsys):
     assert "versions" in said and "verdict" not in said and "--recipe recipes/NAME.py --data.train FILE" in said
     with pytest.raises(UserError, match="--processes must be 0"):
         doctor(Config(), processes=-1)
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(0, 1), (3600, WARM_UP)])
+def test_slow_steps_are_warmed_up_by_one(seconds, taken):
+    steps = iter(range(10))
+    warm_up(steps, seconds)
+    assert next(steps) == taken

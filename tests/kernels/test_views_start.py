@@ -4,6 +4,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from numba.core import event
 
 from fastvarcon.data.augment import POLICIES, view_params
 from fastvarcon.data.batch import ImageBatch
@@ -47,6 +48,15 @@ def test_second_process_compiles_nothing(run_python, request):
     done = run_python("-c", SECOND, PYTHONPATH=f"{request.path.parent}:{request.config.rootpath}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "1/0", "1/0"], "compilations, then hits and misses of the cache"
+    assert "compiling" not in done.stderr
+
+
+def test_what_takes_long_is_announced(capsys):
+    """By an event of numba's, which comes before a compilation and not before a load from the cache."""
+    for dispatcher in (views_cpu._all_views, views_cpu._tile):
+        with event.trigger_event("numba:compile", data={"dispatcher": dispatcher}):
+            pass
+    assert capsys.readouterr().err == "compiling the view kernel for this CPU: once, up to a minute\n"
 
 
 def test_kernel_takes_no_other_specialisation_than_the_cached_one():

@@ -179,7 +179,7 @@ for at, number in ((3, signal.SIGTERM), (11, signal.SIGUSR1), (25, signal.SIGTER
     seen["stopped with"] += run(stopped, lambda run, rank, at=at, n=number: signal_self(run, at, n))
 seen["steps when stopped"] = last_step(stopped)
 assert run(stopped) == [0]
-seen["resume lines"] = Path(f"{stopped.out}.0.log").read_text().count("Resume with: ")
+seen["resume lines"] = Path(f"{stopped.out}.0.log").read_text().count("the same command goes on from there")
 seen["stopped is whole"] = same(whole, stopped)
 
 alone, moved = config("alone"), config("moved")
