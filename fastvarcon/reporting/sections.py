@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
+from fastvarcon.errors import UserError
 from fastvarcon.reporting import charts
 from fastvarcon.reporting.page import picture, pictures, source, table
 from fastvarcon.reporting.scatter import scatter
@@ -23,7 +24,10 @@ def section(stem: str, result: dict, old: bool) -> str:
         " on raw pixels" if result["features"] == "pixels" else ""
     )
     body = "<p><b>Of an EARLIER encoder: run eval again.</b></p>" if old else ""
-    body += SECTIONS.get(result["name"], _plain)(result)
+    try:
+        body += SECTIONS.get(result["name"], _plain)(result)
+    except KeyError as missing:
+        raise UserError(f"eval/{stem}.json has no {missing}: another version wrote it, run it again") from None
     return f'<section id="{escape(stem)}"><h2>{escape(title)}</h2>{body}{source(result)}</section>'
 
 
