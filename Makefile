@@ -1,9 +1,9 @@
 # make demo    convert, train, score and report scikit-learn's digits (about a minute after the install)
 # make test    lint and all tests
 # make lint    ruff
+# make clean   remove the environment and what the demo wrote
 # make tables  write the measured tables of README and docs from the rows in benchmarks/results/
 # make docs    the pages as a site, in build/site
-# make clean   remove the environment and what the demo wrote
 # The first call sets up .venv; PYTHON=python3.12 make ... chooses the interpreter.
 
 PYTHON ?= python3
