@@ -35,7 +35,7 @@ tables: .venv/.installed
 	$(BIN)/python benchmarks/tables.py
 
 docs: .venv/.installed
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo build/site/index.html
 
 clean:

@@ -59,7 +59,12 @@ TRAINING = {  # in place of what a command says, or beside it
     "--data.workers": "1",
     "--model.width": "0.125",
 }
-ONLY_IF_GIVEN = {"--train.micro-batch": "4", "--train.compile": "off", "--sampling.per-class": "2"}
+ONLY_IF_GIVEN = {
+    "--train.micro-batch": "4",
+    "--train.bn-group": "4",
+    "--train.compile": "off",
+    "--sampling.per-class": "2",
+}
 SMALL = {
     "convert": {"--workers": "1"},
     "verify": {"--workers": "1"},
@@ -91,7 +96,7 @@ ELSEWHERE = {
     "sbatch ": ("tests/test_launching.py", "train.sbatch"),
     "python benchmarks/fuzz_reader.py": ("tests/data/test_beton_fuzz.py", "fuzz_reader.fuzz("),
     "python recipes/cl_vs_nscl.py": ("tests/training/test_cl_vs_nscl.py", "cl_vs_nscl.py"),
-    "python recipes/studies/": ("tests/recipes", "studies"),
+    "python recipes/studies/": ("tests/studies/test_driver.py", '[name, "--small"'),
 }
 
 # ------------------------------------------------------------------------------------------------- pages

@@ -13,7 +13,7 @@ pytest.importorskip("mkdocs", reason="mkdocs-material is not installed: pip inst
 @pytest.fixture(scope="module")
 def site(run_python, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    done = run_python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", out, NO_MKDOCS_2_WARNING="1")
+    done = run_python("-m", "mkdocs", "build", "--strict", "--site-dir", out, NO_MKDOCS_2_WARNING="1")
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
