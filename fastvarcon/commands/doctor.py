@@ -12,6 +12,10 @@ from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 
 
+def duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"
+
+
 def doctor(
     config: Annotated[Config, arg(name="")],
     recipe: Annotated[Path | None, arg(help="Recipe whose settings are the defaults of the flags below.")] = None,
@@ -54,6 +58,6 @@ def doctor(
     print(f"waiting for data: {rates.waiting:.0%} of the time of real steps")
     print(f"verdict: {diagnosis.verdict}")
     print(
-        f"projected: {diagnosis.hours:,.1f} hours for {config.train.epochs} epochs of {config.data.train.name} on "
+        f"projected: {duration(diagnosis.hours)} for {config.train.epochs} epochs of {config.data.train.name} on "
         f"{processes} process(es), without communication, validation and checkpoints"
     )

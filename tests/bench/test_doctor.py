@@ -6,7 +6,7 @@ import re
 import pytest
 
 from fastvarcon.bench.doctor import WARM_UP, Diagnosis, Place, Rates, one_of, verdict, warm_up
-from fastvarcon.commands.doctor import doctor
+from fastvarcon.commands.doctor import doctor, duration
 from fastvarcon.config import Config, DataConfig, TrainConfig
 from fastvarcon.errors import UserError
 
@@ -77,7 +77,12 @@ def test_examination(run_python, digits):
     rates = dict(re.findall(r"│ (\w[\w ,]+?) +│ +([\d,]+) +│ +[\d,.]+ +│", said))
     assert len(rates) == 4 and all(int(rate.replace(",", "")) > 0 for rate in rates.values())
     assert re.search(r"^verdict: (compute-bound|data-bound|shared): ", said, re.M)
-    assert re.search(r"^projected: [\d,.]+ hours for 25 epochs of train.beton on 1 process", said, re.M)
+    assert re.search(r"^projected: [\d,.]+ (hours|minutes) for 25 epochs of train.beton on 1 process", said, re.M)
+
+
+@pytest.mark.parametrize(("hours", "words"), [(11.94, "11.9 hours"), (1.0, "1.0 hours"), (0.02, "1.2 minutes")])
+def test_short_trainings_are_projected_in_minutes(hours, words):
+    assert duration(hours) == words
 
 
 def test_without_data_it_says_what_is_here(capsys):
