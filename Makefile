@@ -1,6 +1,6 @@
 # make demo    convert, train, score and report scikit-learn's digits (about a minute after the install)
 # make test    lint and all tests
-# make lint    ruff
+# make lint    ruff, and mypy over the package
 # make clean   remove the environment and what the demo wrote
 # make tables  write the measured tables of README and docs from the rows in benchmarks/results/
 # make docs    the pages as a site, in build/site
@@ -30,6 +30,7 @@ test: lint .venv/.ffcv .venv/.dali
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 tables: .venv/.installed
 	$(BIN)/python benchmarks/tables.py

@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["fastvarcon", "fastvarcon.*"]),
+    package_data={"fastvarcon": ["py.typed"]},
     install_requires=[
         "torch>=2.10",
         "torchvision>=0.25",
@@ -53,6 +54,7 @@ setup(
             "pytorch-metric-learning>=2.5",
             "hypothesis>=6",
             "ruff>=0.6",
+            "mypy>=2.0",
             "setuptools>=77",
             "wheel",
         ],

@@ -117,7 +117,7 @@ class BetonWriter:
         self.restore([])
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
                 self.finish()

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import PIL
 import simplejpeg
@@ -29,8 +29,8 @@ from fastvarcon.errors import UserError
 TAR_SHARD_SIZE = 1_000_000_000
 
 
-class Progress:
-    """What a conversion tells while it goes; this one keeps silent. See progress.Counter."""
+class Progress(Protocol):
+    """What a conversion tells while it goes; see progress.Counter."""
 
     def say(self, line: str) -> None: ...
 
@@ -38,6 +38,19 @@ class Progress:
         """So many images need not be converted again."""
 
     def advance(self, images: int) -> None: ...
+
+
+class Silence:
+    """Tells nothing."""
+
+    def say(self, line: str) -> None:
+        return
+
+    def begin(self, done: int) -> None:
+        return
+
+    def advance(self, images: int) -> None:
+        return
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ def convert(
         from fastvarcon.data_prep.tar_writer import TarWriter
 
         writer = TarWriter(out, len(samples), source.classes, extra, tar_shard_size)
-    run = _Run(source, samples, writer, progress or Progress())
+    run = _Run(source, samples, writer, progress or Silence())
     with run.keeping_what_is_done():
         header = {"format": format, "tar_shard_size": tar_shard_size, **extra, **_identity(source, samples)}
         run.resume(header, restart, on_error)
@@ -154,17 +167,17 @@ class _Run:
             reason = "--restart" if restart else f"the interrupted conversion had another {', '.join(changed)}"
             self._progress.say(f"starting anew: {reason}")
             items = []
-        places = [place for place, item in enumerate(items) if isinstance(item, Entry)]
-        if on_error == "stop" and len(places) < len(items):
+        entries = [(place, item) for place, item in enumerate(items) if isinstance(item, Entry)]
+        if on_error == "stop" and len(entries) < len(items):
             raise UserError(
-                f"the interrupted conversion skipped {len(items) - len(places)} broken files: go on with "
+                f"the interrupted conversion skipped {len(items) - len(entries)} broken files: go on with "
                 "--on-error skip, or begin again with --restart"
             )
         if items:
             self._progress.say(f"checking what an interrupted conversion left, {len(items):,} images")
-        whole = self._writer.restore([items[place] for place in places])
-        if whole < len(places):
-            items = items[: places[whole]]
+        whole = self._writer.restore([entry for _, entry in entries])
+        if whole < len(entries):
+            items = items[: entries[whole][0]]
         self._journal.start(header, items)
         self.done = len(items)
         self.skipped = [item for item in items if isinstance(item, str)]
@@ -174,6 +187,7 @@ class _Run:
 
     def store(self, results: list[Encoded], on_error: str) -> None:
         """Write the next images. Raises UserError for a broken one (policy stop)."""
+        assert self.done is not None, "resume comes first"
         finished: list[Item] = []
         try:
             for result in results:

@@ -81,7 +81,7 @@ def encode(item: Path | bytes | np.ndarray, name: str, settings: EncodeSettings)
             decode_jpeg_into(data, pixels, name)
         else:
             pixels = decode_rgb(data, name)
-    if not _fits(pixels.shape[:2], settings):
+    if settings.max_resolution is not None and max(pixels.shape[:2]) > settings.max_resolution:
         pixels = _shrink(pixels, settings.max_resolution)
     height, width = pixels.shape[:2]
     mode = RAW if settings.mode == "raw" else JPG

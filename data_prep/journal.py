@@ -58,6 +58,7 @@ class Journal:
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
 
     def append(self, items: Sequence[Item]) -> None:
+        assert self._file is not None, "start comes first"
         line = memoryview(_line(items))
         while line:
             line = line[self._file.write(line) :]

@@ -117,6 +117,7 @@ class TarWriter:
         Raises:
             UserError: it is not a JPEG.
         """
+        assert self._file is not None, "restore comes first"
         if record.mode != JPG:
             raise UserError("tar shards hold JPEG streams, not raw pixels: convert with --mode jpg or keep")
         sample = sample_bytes(self._count, record.payload, label)
@@ -131,6 +132,7 @@ class TarWriter:
 
     def finish(self) -> None:
         """Write index files and tables, sync, and rename to the final name."""
+        assert self._file is not None, "restore comes first"
         self._file.close()
         self._end_shard(len(self._shard_sizes) - 1)
         table = self._table[: self._count]
@@ -140,7 +142,7 @@ class TarWriter:
         np.save(stream, table, allow_pickle=False)
         self._write(TABLE, stream.getvalue())
         shards = [{"name": SHARD.format(i), "size": size + len(END)} for i, size in enumerate(self._shard_sizes)]
-        head = {**self._head, "num_samples": len(table), "records_crc32": zlib.crc32(table), "shards": shards}
+        head = {**self._head, "num_samples": len(table), "records_crc32": zlib.crc32(table.data), "shards": shards}
         self._write(HEAD, json.dumps(head, ensure_ascii=False).encode())
         os.replace(self._partial, self.path)
         unlock(self._lock)

@@ -14,12 +14,13 @@ import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastvarcon.data.decode import ImageError
 from fastvarcon.data.records import content_hash
@@ -27,6 +28,9 @@ from fastvarcon.data_prep.encode import EncodeSettings, encode
 from fastvarcon.data_prep.record import Record
 from fastvarcon.data_prep.sources import Source
 from fastvarcon.errors import UserError
+
+if TYPE_CHECKING:  # the first is not on every system
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 CHUNK = 32  # images of a task: amortises the trip between processes, and bounds memory
 AHEAD = 2  # tasks a worker has at a time: the next one is there when it has done one
@@ -40,7 +44,7 @@ class WorkerDied(Exception):
     """A worker process ended before its work was done."""
 
 
-def encode_all(source: Source, samples: range, settings: EncodeSettings, workers: int) -> Iterator[list[Encoded]]:
+def encode_all(source: Source, samples: range, settings: EncodeSettings, workers: int) -> Generator[list[Encoded]]:
     """Encode in chunks. Closing the iterator ends the workers at once.
 
     Raises:
@@ -57,6 +61,7 @@ def encode_all(source: Source, samples: range, settings: EncodeSettings, workers
         return
     with _started(min(workers, len(chunks)), None if by_path else source, settings) as pool:
         done: dict[int, list[Encoded]] = {}
+        of_connection: dict[Any, _Worker] = {worker.connection: worker for worker in pool}
         sent = 0
         for number in range(len(chunks)):
             while number not in done:
@@ -64,8 +69,7 @@ def encode_all(source: Source, samples: range, settings: EncodeSettings, workers
                     while worker.tasks < AHEAD and sent < min(number + WAITING * len(pool), len(chunks)):
                         worker.send(sent, _files_of(source, chunks[sent]) if by_path else chunks[sent])
                         sent += 1
-                for worker in wait(pool):
-                    done.update([worker.receive()])
+                done.update(of_connection[ready].receive() for ready in wait(of_connection))
             yield done.pop(number)
 
 
@@ -118,23 +122,20 @@ class _Worker:
     """A worker process, seen from the converting one."""
 
     def __init__(self, process: BaseProcess, connection: Connection):
-        self.process, self._connection = process, connection
+        self.process, self.connection = process, connection
         self.tasks = 0
         """Sent and not answered."""
 
-    def fileno(self) -> int:
-        return self._connection.fileno()
-
     def send(self, number: int, work: _Files | range) -> None:
         try:
-            self._connection.send((number, work))
+            self.connection.send((number, work))
         except ConnectionError:
             raise WorkerDied from None
         self.tasks += 1
 
     def receive(self) -> tuple[int, list[Encoded]]:
         try:
-            number, result = self._connection.recv()
+            number, result = self.connection.recv()
         except (EOFError, ConnectionError):
             raise WorkerDied from None
         if isinstance(result, UserError):
@@ -145,15 +146,15 @@ class _Worker:
     def end(self) -> None:
         self.process.kill()
         self.process.join()
-        self._connection.close()
+        self.connection.close()
 
 
 @contextlib.contextmanager
 def _started(count: int, source: Source | None, settings: EncodeSettings) -> Iterator[list[_Worker]]:
     # A fork is unsafe in a process with threads. A server that has imported what workers need forks them in no time.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
+    context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
     workers: list[_Worker] = []
     try:
@@ -191,8 +192,10 @@ def _work(connection: Connection, source: Source | None, settings: EncodeSetting
     with contextlib.suppress(ConnectionError):  # the converting process has gone
         while True:
             number, work = tasks.get()
+            result: list[Encoded] | UserError
             try:
                 if isinstance(work, range):
+                    assert source is not None, "work by index comes with its source"
                     result = _encode_chunk(source, work, settings)
                 else:
                     result = _encode_chunk(work, range(len(work.paths)), settings)

@@ -6,6 +6,7 @@ Names are loaded on first use, so that `fastvarcon --help` and the conversion wo
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'fastvarcon' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def bench() -> None:
     # replaced in main by the commands of its own, so that each has its own flags
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "merge": merge,
     "verify": verify,

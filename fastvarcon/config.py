@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fastvarcon.errors import UserError
 
@@ -43,6 +44,8 @@ LossName = Literal[
 ]
 BackendName = Literal["cpu", "resident", "nvjpeg", "dali", "ffcv", "folder"]
 
+Interpolation = Literal["bilinear", "bicubic"]
+
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 TIMM = "timm/"
@@ -67,7 +70,7 @@ class DataConfig:
     """Augmentation. simaugment: the SupCon/VarCon recipe, crop .2-1, flip, colour jitter, grey. simclr: stronger, with
     blur. nscl-cifar: simaugment with crops from .08. autoaugment, randaugment: torchvision's, behind crop and flip.
     stacked-randaugment: within simclr. crop-flip. crop: no flip, for digits. eval: none, the centre crop."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     """Filter of the resize, always antialiased, in training and evaluation. bicubic is sharper and costs more."""
     num_views: int = 2
     """Views made of each image in a step; VarCon and SupCon use two."""
@@ -85,6 +88,12 @@ class DataConfig:
     """Batches prepared ahead. Two hide the jitter of decoding; more only costs memory."""
     prefetch_mb: int = 1024
     """MB of prepared views at most; one batch is always prepared."""
+
+    @property
+    def train_file(self) -> Path:
+        """`train` of a configuration that was validated."""
+        assert self.train is not None, "validate comes first"
+        return self.train
 
 
 @dataclass
@@ -498,7 +507,7 @@ def _train_rules(train: TrainConfig, model: ModelConfig) -> list[tuple[bool, str
         (0 <= train.lr_end <= 1, f"--train.lr-end must be a fraction of the peak, got {train.lr_end}"),
         (train.warmup_from >= 0, f"--train.warmup-from must be 0 or more, got {train.warmup_from}"),
         (
-            train.schedule != "step" or (train.decay_epochs and max(train.decay_epochs) < train.epochs),
+            train.schedule != "step" or max(train.decay_epochs, default=train.epochs) < train.epochs,
             f"--train.schedule step: --train.decay-epochs {' '.join(map(str, train.decay_epochs))} must lie before the "
             f"end of the run (--train.epochs {train.epochs})",
         ),
@@ -528,7 +537,7 @@ def read_flat(path: Path) -> dict[str, object]:
     return flat
 
 
-def _flatten(tree: dict, prefix: str = ""):
+def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
@@ -539,7 +548,7 @@ def _flatten(tree: dict, prefix: str = ""):
             )
 
 
-def _from_json(value, hint, where: str):
+def _from_json(value: Any, hint: Any, where: str) -> Any:
     """A JSON value as the type that `hint` states. Raises UserError if it is of another."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -16,7 +17,7 @@ class UserError(ValueError):
     """
 
 
-def _leave(number: int, _frame) -> None:
+def _leave(number: int, _frame: object) -> None:
     """Turn a request to terminate into an exception, so that half-written files are removed on the way out."""
     raise SystemExit(128 + number)
 
@@ -25,7 +26,7 @@ def exits_cleanly(main: Callable) -> Callable:
     """Decorate a program's entry function: UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
 
     @functools.wraps(main)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         signal.signal(signal.SIGTERM, _leave)
         try:
             return main(*args, **kwargs)

@@ -69,7 +69,7 @@ class Counter:
     def __enter__(self) -> Counter:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
 

@@ -39,7 +39,8 @@ def class_sums(z: Tensor, labels: Tensor, num_classes: int, method: str = "auto"
         labels: [N] integers below `num_classes`; negative = in no class.
         method: "onehot", "sorted", "atomic" or "auto" (one of the first two, by size).
     """
-    method = _choose(*z.shape, num_classes, method)
+    rows, dim = z.shape
+    method = _choose(rows, dim, num_classes, method)
     z = z if z.stride(1) == 1 else z.contiguous()
     return {"onehot": _onehot, "sorted": _sorted, "atomic": _atomic}[method](z, labels.contiguous(), num_classes)
 
@@ -71,13 +72,13 @@ def _onehot_blocks(dim: int, num_classes: int) -> tuple[int, int]:
 def _onehot(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     rows, dim = z.shape
     block_c, block_d = _onehot_blocks(dim, num_classes)
-    tiles = cdiv(num_classes, block_c), cdiv(dim, block_d)
     splits = splits_of(rows, dim, num_classes, "onehot")
+    grid = cdiv(num_classes, block_c), cdiv(dim, block_d), splits
     sums = torch.empty((splits, num_classes, dim), dtype=torch.float32, device=z.device)
     counts = torch.empty((splits, num_classes), dtype=torch.int32, device=z.device)
     step = cdiv(cdiv(rows, splits), PIECE.value) * PIECE.value
     with torch.cuda.device_of(z):
-        _onehot_sums[(*tiles, splits)](
+        _onehot_sums[grid](
             z, labels, sums, counts, rows, dim, num_classes, z.stride(0), step,
             BLOCK_C=block_c, BLOCK_D=block_d, num_warps=8 if z.itemsize == 4 and block_c == 64 else 4, num_stages=3,
             enable_fp_fusion=True,

@@ -65,7 +65,7 @@ class RowTable(NamedTuple):
     """C_a."""
     ratio: Tensor
     """R_a; 1 unless `own`."""
-    count: Tensor
+    positives: Tensor
     """|P(a)|."""
 
 
@@ -77,8 +77,8 @@ def log_weight(key_ids_3M: Tensor, dtype: torch.dtype) -> Tensor:
 def row_scalars(table: RowTable, g: Tensor, h: Tensor, form: Form) -> Tensor:
     """(lse, A, B, C) of each row, [4, n], for upstream gradients g of l_a and h of N_a."""
     found = table.lse.isfinite()
-    counted = found & (table.count > 0)
+    counted = found & (table.positives > 0)
     A = torch.where(counted, g * table.ratio, g) + h
-    B = g if form.inside else g / table.count.clamp(min=1)
+    B = g if form.inside else g / table.positives.clamp(min=1)
     columns = [(found, table.lse), (found, A), (counted, B), (counted, table.offset)]
     return torch.stack([torch.where(used, column, 0) for used, column in columns])

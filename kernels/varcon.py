@@ -33,6 +33,8 @@ range what it does not; float32 rows by three TF32 products (22 bits), or by one
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -146,7 +148,7 @@ def _forward(
     table = finalise(sums, counts, dtype)
     num_classes, (N, D) = sums.shape[1], z.shape
     arguments = (z, labels, own, eps, eps_at, table, num_classes)
-    options = {
+    options: dict[str, Any] = {
         "tau1": tau1, "kl": kl, "nll": nll, "adapt": adapt, "with_gradient": with_gradient,
         "precision": dot_precision(z.dtype),
     }  # fmt: skip
@@ -204,8 +206,9 @@ def _fake_by_sums(grad, z, labels, columns, table, num_classes, tau1, own):
 
 
 def _fake_sums(z, labels, num_classes, method):
-    splits = splits_of(*z.shape, num_classes, method)
-    sums = z.new_empty((splits, num_classes, z.shape[1]), dtype=torch.float32)
+    rows, dim = z.shape
+    splits = splits_of(rows, dim, num_classes, method)
+    sums = z.new_empty((splits, num_classes, dim), dtype=torch.float32)
     return sums, z.new_empty((splits, num_classes), dtype=torch.int32)
 
 

@@ -54,7 +54,7 @@ def rows_chunked(
                 best = sums[2].amax(0)
                 ref = torch.where(best.isneginf(), 0, best)
             _scores[grid](*shared, e, ref, *scales, **shape(block_d, precision))
-            product = multiply(e[:n], table.w) if with_gradient else None
+            product = None if e is None else multiply(e[:n], table.w)
             _finish[(max(1, cdiv(n, block_m)),)](
                 z, labels, own, eps, eps_at, table.w, table.wsum, table.parts, sums, ref, product, columns, m,
                 inverse_rows, first, n, chunk, N, D, num_classes, z.stride(0), R // BLOCK.value, *scales,

@@ -105,7 +105,7 @@ def make_plan(batch, table, size: int, interpolation: str = "bilinear") -> Plan:
     slot[:] = torch.where(mixes, mixes.cumsum(0) - 1, -1)
     colours = (table.brightness, table.contrast, table.saturation, table.hue, sigma, table.solarize)
     torch.stack(colours, out=floats.view(FLOATS, rows))
-    if programs:
+    if program is not None:
         matrices = affine_matrices(table.ops, table.magnitudes, size).view(rows, -1)
         program.view(PROGRAM, rows)[:] = torch.cat([table.ops.float(), table.magnitudes, matrices], 1).t()
     return plan

@@ -38,7 +38,7 @@ def test_wheel_contains_every_module_and_nothing_beside_the_package(wheel):
         modules = {f"fastvarcon/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
         assert modules and modules <= names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "fastvarcon").rglob("*.py")}
-    assert modules <= names
+    assert modules <= names and "fastvarcon/py.typed" in names
     assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"fastvarcon"}
 
 

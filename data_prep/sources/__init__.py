@@ -35,27 +35,28 @@ def open_source(
     """
     if kind not in get_args(Kind):
         raise UserError(f"--source {kind} is not known: choose from {', '.join(get_args(Kind))}")
-    if kind == "auto":
+    found: str = kind
+    if found == "auto":
         from fastvarcon.data_prep.sources.detect import detect_kind
 
-        kind = detect_kind(path)
-    if image_column is not None and kind != "parquet":
-        raise UserError(f"--image-column is for parquet, and {path} is read as {kind}: leave it out")
-    if label_column is not None and kind not in ("parquet", "cifar"):
-        raise UserError(f"--label-column is for parquet and cifar, and {path} is read as {kind}: leave it out")
-    if kind == "folder":
+        found = detect_kind(path)
+    if image_column is not None and found != "parquet":
+        raise UserError(f"--image-column is for parquet, and {path} is read as {found}: leave it out")
+    if label_column is not None and found not in ("parquet", "cifar"):
+        raise UserError(f"--label-column is for parquet and cifar, and {path} is read as {found}: leave it out")
+    if found == "folder":
         from fastvarcon.data_prep.sources.folder import FolderSource
 
         return FolderSource(path, split)
-    if kind == "cifar":
+    if found == "cifar":
         from fastvarcon.data_prep.sources.cifar import CifarSource
 
         return CifarSource(path, split, label_column)
-    if kind == "idx":
+    if found == "idx":
         from fastvarcon.data_prep.sources.idx import IdxSource
 
         return IdxSource(path, split)
-    if kind == "parquet":
+    if found == "parquet":
         try:
             from fastvarcon.data_prep.sources.parquet import ParquetSource
         except ImportError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,7 +138,7 @@ def _load_names(path: Path, column: str) -> list[str]:
         raise UserError(f"{path} does not list the classes ({column}): unpack the data set again") from None
 
 
-def _entry(batch: object, name: str) -> object:
+def _entry(batch: object, name: str) -> Any:
     """An entry by its name, which Python 2 wrote as bytes."""
     if not isinstance(batch, dict):
         return None

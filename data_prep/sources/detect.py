@@ -22,7 +22,7 @@ def detect_kind(path: Path) -> str:
     if path.is_dir():
         kinds = _kinds_in(path)
     elif path.exists() or shards.is_pattern(path):
-        kinds = {_kind_of_file(path.name)} - {None, "folder"}
+        kinds = _data_sets({_kind_of_file(path.name)})
     else:
         raise UserError(f"{path} does not exist: give a folder with one sub-folder of images per class, or a data set")
     if len(kinds) > 1:
@@ -45,10 +45,16 @@ def _kind_of_file(name: str) -> str | None:
 
 def _kinds_in(folder: Path) -> set[str]:
     files, folders = _entries(folder)
-    kinds = {_kind_of_file(name) for name in files} - {None, "folder"}  # loose images are in no class
+    kinds = _data_sets({_kind_of_file(name) for name in files})
     if any(set(layout.files) <= files for layout in cifar.LAYOUTS):
         kinds.add("cifar")
-    return kinds | {_first_kind_below(folder / name) for name in folders} - {None}
+    below = (_first_kind_below(folder / name) for name in folders)
+    return kinds.union(kind for kind in below if kind)
+
+
+def _data_sets(kinds: set[str | None]) -> set[str]:
+    """Without loose images, which are in no class."""
+    return {kind for kind in kinds if kind and kind != "folder"}
 
 
 def _first_kind_below(folder: Path) -> str | None:

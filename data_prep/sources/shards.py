@@ -71,7 +71,7 @@ def _split_of(file: Path) -> str:
 
 
 def _files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    def fail(error: OSError):
+    def fail(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror})")
 
     files: list[Path] = []

@@ -88,7 +88,7 @@ def _members(path: Path, content: np.ndarray) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep every one of millions
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep every one of millions
                 if member.offset < end or not 0 <= member.size <= content.size - member.offset_data:
                     raise _damaged(path, member.offset)
                 end = member.offset_data + member.size

@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastvarcon import kernels
 from fastvarcon.bench.rounds import run_for
 from fastvarcon.bench.step_ours import Training
 from fastvarcon.bench.steps import Steps
 from fastvarcon.config import Config
-from fastvarcon.data import augment
 from fastvarcon.data.backends import BackendOptions
 from fastvarcon.data.backends.resident import choose_place
 from fastvarcon.data.beton import JPG
@@ -133,28 +131,24 @@ def warm_up(steps: Iterator, seconds: float) -> None:
 def _views(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
     """Views of the same decoded images, as the loader makes them."""
     loader = training.data.train
-    spec, ids = loader.spec, np.arange(loader.global_batch)
-    batch = loader.backend.fetch(ids)
-    shape = {"heights": batch.height.numpy(), "widths": batch.width.numpy(), "resize": spec.resize, "size": spec.size}
-    options = {name: getattr(spec, name) for name in ("size", "mean", "std", "dtype", "interpolation")}
+    spec, batch = loader.spec, loader.backend.fetch(np.arange(loader.global_batch))
     batch = dataclasses.replace(batch, pixels=batch.pixels.to(training.device))
     for epoch in itertools.count():
-        table = augment.view_table(spec.policy, loader.seed, epoch, ids, spec.num_views, **shape)
-        yield kernels.views(batch, table, **options), batch.labels
+        yield spec.views(batch, spec.table(batch, loader.seed, epoch)), batch.labels
 
 
 def _place(config: Config, share: Config, device: torch.device) -> Place:
     data = config.data
     if data.backend == "folder":
         return Place(device.type == "cuda", share.data.workers, data.backend, fits=False, jpeg=False, large=False)
-    records = open_records(data.train)
+    records = open_records(data.train_file)
     try:
         pixels = records.heights.astype(np.int64) * records.widths
         jpeg, large = bool((records.modes == JPG).any()), float(np.sqrt(pixels.mean())) > LARGE * data.size
     finally:
         records.close()
     try:
-        choose_place(BackendOptions(device=device), int(3 * pixels.sum()), data.train)
+        choose_place(BackendOptions(device=device), int(3 * pixels.sum()), data.train_file)
         fits = True
     except UserError:
         fits = False

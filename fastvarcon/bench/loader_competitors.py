@@ -7,6 +7,7 @@ lacks an operation, the name says what it does do.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fastvarcon.bench.rounds import Competitor
 from fastvarcon.data.backends import open_backend
 from fastvarcon.data.buffers import BufferPool
 from fastvarcon.data.loader import Loader, ViewSpec
@@ -44,14 +46,14 @@ def _decode(name: str, job: Job) -> Iterator[int]:
     for epoch in itertools.count():
         order = epoch_order(len(backend), 0, epoch)
         for step in range(len(order) // job.batch):
-            taken = []
-            backend.fetch(batch_ids(order, step, job.batch), lambda size, taken=taken: _take(pool, size, taken))
+            taken: list[torch.Tensor] = []
+            backend.fetch(batch_ids(order, step, job.batch), functools.partial(_take, pool, taken))
             for buffer in taken:
                 pool.give_back(buffer)
             yield job.batch
 
 
-def _take(pool: BufferPool, size: int, taken: list) -> torch.Tensor:
+def _take(pool: BufferPool, taken: list[torch.Tensor], size: int) -> torch.Tensor:
     taken.append(pool.take(size))
     return taken[-1]
 
@@ -247,20 +249,20 @@ def gpu_views_dali(job: Job) -> Iterator[int]:
     return _gpu_views("dali", job)
 
 
-GPU_VIEWS = {
+GPU_VIEWS: dict[str, Competitor] = {
     "fastvarcon cpu": gpu_views_cpu,
     "fastvarcon resident": gpu_views_resident,
     "fastvarcon nvjpeg": gpu_views_nvjpeg,
     "fastvarcon dali": gpu_views_dali,
 }
-DECODE = {
+DECODE: dict[str, Competitor] = {
     "fastvarcon cpu": decode_cpu,
     "fastvarcon dali": decode_dali,
     "fastvarcon ffcv": decode_ffcv,
     "fastvarcon folder (PIL)": decode_folder,
 }
 BASELINE = "torchvision two-crop DataLoader"
-TWO_VIEWS = {
+TWO_VIEWS: dict[str, Competitor] = {
     BASELINE: two_views_torchvision,
     "fastvarcon cpu": two_views_cpu,
     "fastvarcon resident": two_views_resident,

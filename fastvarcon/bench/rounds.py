@@ -17,8 +17,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-Competitor = Callable[[object], Iterator[int]]
+Competitor = Callable[[Any], Iterator[float]]
 """An iterator with a method `figures() -> dict[str, float]` is asked for those of each round as well."""
 WARM_UP_BATCHES = 8
 
@@ -131,9 +132,9 @@ def _compete(competitor: Competitor, job: object, end, warm_up: int) -> None:
             raise
 
 
-def run_for(batches: Iterator[int], seconds: float, warm_up: int = WARM_UP_BATCHES) -> tuple[int, float]:
+def run_for(batches: Iterator[float], seconds: float, warm_up: int = WARM_UP_BATCHES) -> tuple[float, float]:
     """Items and seconds of the batches that `seconds` are enough for; for 0 seconds those of the first `warm_up`."""
-    items, start = 0, time.perf_counter()
+    items, start = 0.0, time.perf_counter()
     for number, count in enumerate(batches, 1):
         items += count
         elapsed = time.perf_counter() - start

@@ -51,7 +51,7 @@ def bench_step(
     config.validate()
     if config.data.backend == "folder":
         raise UserError("--data.backend folder is what the reference does: give a converted file and another backend")
-    records = open_records(config.data.train)
+    records = open_records(config.data.train_file)
     try:
         if len(records) < config.train.global_batch:
             raise UserError(
@@ -60,12 +60,12 @@ def bench_step(
         with tempfile.TemporaryDirectory(prefix="fastvarcon-bench-") as temporary:
             if images is None:
                 on_step("writing the images out for the reference")
-                images = write_folder(records, config.data.train, Path(temporary))
+                images = write_folder(records, config.data.train_file, Path(temporary))
             job = Job(config, images.resolve(), config.data.workers or available_cores())
             results = measure(COMPETITORS, job, rounds=rounds, seconds=seconds, warm_up=WARM_UP, on_step=on_step)
         facts = {
             "date": datetime.date.today().isoformat(),
-            "dataset": config.data.train.stem,
+            "dataset": config.data.train_file.stem,
             "images": len(records),
             "mean_pixels": round(float(np.mean(records.heights.astype(np.int64) * records.widths))),
             **_settings(config, job.workers),

@@ -51,7 +51,8 @@ class Training:
             folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastvarcon-bench-"))))
             with contextlib.redirect_stdout(io.StringIO()):  # the progress bar of a training is not for here
                 self._run = Run(config, folder, self.accelerator, self.data)
-            stack.callback(self._run.log.close)
+            if self._run.log is not None:
+                stack.callback(self._run.log.close)
             self._run.model.train()
             self._stack = stack.pop_all()
 

@@ -68,7 +68,8 @@ class Steps:
 
 def peak_host_memory() -> int:
     """Bytes of memory that this process and its worker processes have held at most, each; 0 where it is not told."""
-    return sum(map(_peak_of, ("self", *(process.pid for process in multiprocessing.active_children()))))
+    children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+    return _peak_of("self") + sum(map(_peak_of, children))
 
 
 def _peak_of(process: str | int) -> int:

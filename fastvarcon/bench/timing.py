@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from fastvarcon.bench.rounds import measure
+from fastvarcon.bench.rounds import Competitor, measure
 
 Call = Callable[[], object]
 CALLS_LEAST = 3
@@ -39,7 +40,7 @@ class Work:
     """How many times a call does what the job asks for."""
 
 
-Setup = Callable[[object], Work]
+Setup = Callable[[Any], Work]
 """Of a job. On the CPU it is called in another process: a function of a module, or a partial of one."""
 
 
@@ -72,7 +73,7 @@ def measure_calls(
     """Times of every competitor, `rounds` times for about `seconds` each, in turns."""
     if device == "cuda":
         return _on_gpu(setups, job, rounds, seconds, on_step)
-    forever = {name: functools.partial(repeat, setup) for name, setup in setups.items()}
+    forever: dict[str, Competitor] = {name: functools.partial(repeat, setup) for name, setup in setups.items()}
     results = measure(forever, job, rounds=rounds, seconds=seconds, warm_up=CALLS_LEAST, on_step=on_step)
     return {
         name: Times(wall=[1 / rate for rate in result.per_second], failure=result.failure)
@@ -80,7 +81,7 @@ def measure_calls(
     }
 
 
-def repeat(setup: Setup, job: object) -> Iterator[int]:
+def repeat(setup: Setup, job: object) -> Iterator[float]:
     """A competitor of rounds.py."""
     work = setup(job)
     while True:
@@ -134,7 +135,8 @@ def first_line(error: BaseException) -> str:
 def wall_seconds(call: Call, seconds: float) -> list[float]:
     """Of each call on an idle GPU, from its begin until its result is there."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-    taken, start = [], time.perf_counter()
+    taken: list[float] = []
+    start = time.perf_counter()
     while len(taken) < CALLS_LEAST or time.perf_counter() - start < seconds:
         flush.zero_()
         torch.cuda.synchronize()
@@ -148,7 +150,8 @@ def wall_seconds(call: Call, seconds: float) -> list[float]:
 def device_seconds(call: Call, seconds: float) -> list[float]:
     """Of each call, between events on the stream before and behind it."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-    taken, start = [], time.perf_counter()
+    taken: list[float] = []
+    start = time.perf_counter()
     while len(taken) < CALLS_LEAST or time.perf_counter() - start < seconds:
         before, behind = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flush.zero_()  # the GPU is busy with it until the host has queued the call

@@ -13,6 +13,7 @@ import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from fastvarcon.bench import varcon_baselines as baselines
 from fastvarcon.bench.rows import driver, machine, versions
-from fastvarcon.bench.timing import Times, Work, first_line, measure_calls, peak_extra_bytes
+from fastvarcon.bench.timing import Setup, Times, Work, first_line, measure_calls, peak_extra_bytes
 from fastvarcon.errors import UserError
 from fastvarcon.losses.varcon import BACKENDS, varcon_loss
 from fastvarcon.machine import available_memory
@@ -56,7 +57,7 @@ class Job:
     def data(self, regime: str) -> tuple[Tensor, Tensor]:
         """Unit rows [N, D], which want a gradient, and labels [N]."""
         generator = torch.Generator(device=self.device).manual_seed(0)
-        options = {"generator": generator, "device": self.device}
+        options: dict[str, Any] = {"generator": generator, "device": self.device}
         labels = torch.randint(self.classes, (self.rows,), **options)
         means = REGIMES[regime] * torch.randn(self.classes, self.dim, **options)
         z = F.normalize(torch.randn(self.rows, self.dim, **options) + means[labels], dim=1)
@@ -184,7 +185,9 @@ def bench_loss(
             failures[name] = first_line(error)
         if job.device == "cuda":
             torch.cuda.empty_cache()
-    setups = {name: functools.partial(setup, form) for name, form in chosen.items() if name not in failures}
+    setups: dict[str, Setup] = {
+        name: functools.partial(setup, form) for name, form in chosen.items() if name not in failures
+    }
     steps = {"on_step": lambda step: on_step(f"{job.name}: {step}")}
     times = measure_calls(setups, job, device=job.device, rounds=rounds, seconds=seconds, **steps)
     failures |= {name: measured.failure for name, measured in times.items() if measured.failure}

@@ -145,4 +145,5 @@ def flex(z: Tensor, w: Tensor, counts: Tensor, tau1: float) -> tuple[Tensor, Ten
 
     q, k = z[None, None], w[None, None]
     out, aux = flex_attention(q, k, k, score_mod=score, scale=1 / tau1, return_aux=AuxRequest(lse=True))
+    assert aux.lse is not None
     return out[0, 0], aux.lse[0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def _lines(axes: Axes, rows: list[dict], name: str, competitors: list[str]) -> N
     for competitor in competitors:
         points = sorted((row["rows"], row[name]) for row in rows if row["competitor"] == competitor and row.get(name))
         if competitor in ours:
-            style = {"color": OURS[ours.index(competitor) % len(OURS)], "linewidth": 2.4, "zorder": 3}
+            style: dict[str, Any] = {"color": OURS[ours.index(competitor) % len(OURS)], "linewidth": 2.4, "zorder": 3}
         else:
             style = {"color": THEIRS[theirs.index(competitor) % len(THEIRS)], "linewidth": 1.2, "linestyle": "--"}
         axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=4, label=competitor, **style)

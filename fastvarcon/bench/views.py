@@ -76,7 +76,7 @@ def bench_views(
 def _figures(times: Times, base: Times, job: Job) -> dict:
     rates = [VIEWS * job.batch / seconds for seconds in times.wall]
     ratios = [theirs / ours for theirs, ours in zip(base.wall, times.wall, strict=True)]
-    figures = {
+    figures: dict[str, float | str] = {
         "views_per_second": round(statistics.median(rates), 1),
         "views_per_second_min": round(min(rates), 1),
         "views_per_second_max": round(max(rates), 1),
@@ -120,7 +120,7 @@ def draw(rows: list[dict], path: Path) -> None:
     from fastvarcon.bench.charts import Bar, draw_bars
 
     shown = [row for row in rows if "failure" not in row and row["competitor"] != PARAMETERS]
-    panels = {}
+    panels: dict[str, list[Bar]] = {}
     for row in sorted(shown, key=lambda row: row["views_per_second"]):
         bar = Bar(
             label=row["competitor"],

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,19 +78,18 @@ def ours(job: Job) -> Work:
     """Parameters and views, in bfloat16 on a GPU, in float32 on the CPU."""
     torch.set_num_threads(job.workers)
     batch, epochs = job.image_batch(), itertools.count()
-    look = {"size": job.size, "mean": MEAN, "std": STD}
-    look["dtype"] = torch.bfloat16 if job.device == "cuda" else torch.float32
+    dtype = torch.bfloat16 if job.device == "cuda" else torch.float32
+    look: dict[str, Any] = {"mean": MEAN, "std": STD, "dtype": dtype}
 
     def call() -> Tensor:
-        return kernels.views(batch, tables(batch, next(epochs)), **look)
+        return kernels.views(batch, tables(batch, next(epochs)), size=job.size, **look)
 
     if job.device == "cpu":
         return Work(call)
     from fastvarcon.kernels import views_triton
     from fastvarcon.kernels.view_plan import make_plan
 
-    plan = make_plan(batch, tables(batch, 0), job.size).to(job.device)
-    del look["size"]
+    plan = make_plan(batch, tables(batch, 0), job.size).to(torch.device(job.device))
     return Work(call, device_part=lambda: views_triton.launch(batch.pixels, plan, **look))
 
 

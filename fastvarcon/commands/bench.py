@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -74,4 +75,4 @@ def loader(
     print(f"{csv}\n{plot}")
 
 
-BENCHMARKS = {"loader": loader, "kernels": kernels, "step": step}
+BENCHMARKS: dict[str, Callable[..., None]] = {"loader": loader, "kernels": kernels, "step": step}

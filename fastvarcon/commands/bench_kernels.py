@@ -124,12 +124,12 @@ def _views(device: str, batch: tuple[int, ...], workers: int, common: dict, csv:
     for job in jobs:
         rows += (measured := bench_views(job, **common))
         append_rows(measured, csv, COLUMNS)
-        lines = []
+        lines: list[tuple[str, ...]] = []
         for row in measured:
             if "failure" in row:
                 lines.append((row["competitor"], row["failure"]))
                 continue
-            ratio = ("-", "-")
+            ratio = "-", "-"
             if "ratio_to_torchvision" in row:
                 ratio = f"{row['ratio_to_torchvision']:.2f}", f"{row['ratio_min']:.2f}-{row['ratio_max']:.2f}"
             spread = f"{row['views_per_second_min']:,.0f}-{row['views_per_second_max']:,.0f}"
@@ -165,7 +165,7 @@ def _loss(
     for job in jobs:
         rows += (measured := bench_loss(subject, job, **common))
         append_rows(measured, csv, COLUMNS)
-        lines = []
+        lines: list[tuple[str, ...]] = []
         for row in measured:
             if "failure" in row:
                 lines.append((row["competitor"], row["failure"]))

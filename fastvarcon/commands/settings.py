@@ -6,14 +6,14 @@ import functools
 import inspect
 import itertools
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 
 
-def with_recipe(commands: dict[str, Callable], argv: list[str]) -> dict[str, Callable]:
+def with_recipe(commands: Mapping[str, Callable], argv: list[str]) -> dict[str, Callable]:
     """The commands, those with a parameter `config` with the defaults of the recipe that `argv` names."""
     named = named_recipe(argv)
     defaults = Config() if named is None else recipe_defaults(named)

@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from fastvarcon.data.auto_augment import AUTO_AUGMENT, RAND_AUGMENT, Pair, as_arrays
 from fastvarcon.errors import UserError
+
+if TYPE_CHECKING:
+    from fastvarcon.data.draws import Ranges
 
 OP_ORDERS = np.array(
     list(itertools.permutations(range(4))), dtype=np.uint8
@@ -205,21 +209,22 @@ def find_policy(name: str) -> Policy:
     return POLICIES[name]
 
 
-def _ranges(policy: Policy):
+def _ranges(policy: Policy) -> Ranges:
     """The policy as draws.py takes it."""
     from fastvarcon.data.draws import Ranges
 
     ops, probabilities, magnitudes = as_arrays(policy.pairs)
+    low, high = (float(Decimal(ratio).ln()) for ratio in policy.ratio)  # the same on every machine
     return Ranges(
-        scale=_floats(policy.scale),
-        ratio=_floats(policy.ratio),
-        log_ratio=tuple(float(Decimal(ratio).ln()) for ratio in policy.ratio),  # the same on every machine
+        scale=_pair(policy.scale),
+        ratio=_pair(policy.ratio),
+        log_ratio=(low, high),
         flip=float(policy.flip),
         jitter=float(policy.jitter),
-        strengths=_floats((policy.brightness, policy.contrast, policy.saturation, policy.hue)),
+        strengths=(*_pair((policy.brightness, policy.contrast)), *_pair((policy.saturation, policy.hue))),
         gray=float(policy.gray),
         blur=float(policy.blur),
-        blur_sigma=_floats(policy.blur_sigma),
+        blur_sigma=_pair(policy.blur_sigma),
         solarize=float(policy.solarize),
         solarize_threshold=float(policy.solarize_threshold),
         pair_ops=ops,
@@ -228,8 +233,8 @@ def _ranges(policy: Policy):
     )
 
 
-def _floats(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(float(number) for number in numbers)
+def _pair(numbers: tuple[float, float]) -> tuple[float, float]:
+    return float(numbers[0]), float(numbers[1])
 
 
 def _table(**columns: np.ndarray) -> ViewTable:

@@ -54,9 +54,8 @@ AUTO_AUGMENT: tuple[Pair, ...] = (
     (_bin("Equalize", 0.8), _bin("Equalize", 0.6)),
 )
 
-RAND_AUGMENT: tuple[Pair, ...] = tuple(
-    itertools.product([(name, 1.0, 9 / 30) for name in OPERATIONS if name != "Invert"], repeat=2)
-)
+_RAND = tuple((name, 1.0, 9 / 30) for name in OPERATIONS if name != "Invert")
+RAND_AUGMENT: tuple[Pair, ...] = tuple(itertools.product(_RAND, _RAND))
 """torchvision's RandAugment() with its defaults: two of 14 operations, magnitude 9 of 0 to 30."""
 
 

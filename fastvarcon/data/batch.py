@@ -45,7 +45,7 @@ class ImageBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def _map(self, function) -> ImageBatch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ImageBatch:
         return ImageBatch(**{f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def packed(self, allocate: Callable[[int], Tensor]) -> ImageBatch:

@@ -96,7 +96,7 @@ class Beton:
         if self.path.is_fifo():
             raise BetonError(f"{self.path} is a pipe: name a .beton file")  # opening it would wait for ever
         try:
-            self._map = np.memmap(self.path, dtype=np.uint8, mode="r")
+            self._map: np.ndarray = np.memmap(self.path, dtype=np.uint8, mode="r")
         except FileNotFoundError:
             raise BetonError(
                 f"{self.path} does not exist: make it with `fastvarcon convert IMAGE_FOLDER {self.path}`"
@@ -130,7 +130,7 @@ class Beton:
     def record(self, index: int) -> memoryview:
         """The stored bytes of one image, without a copy: a JPEG stream, or height x width x 3 raw bytes."""
         start = int(self._pointers[index])
-        return memoryview(self._bytes[start : start + int(self.sizes[index])])
+        return self._bytes[start : start + int(self.sizes[index])].data
 
     def name(self, index: int) -> str:
         """How to name a record in a message."""
@@ -146,7 +146,8 @@ class Beton:
         if len(starts) and hasattr(mmap, "MADV_WILLNEED"):
             ends = starts + self.sizes[first:last].astype(np.uint64)
             start = int(starts.min()) // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map._mmap.madvise(mmap.MADV_WILLNEED, start, int(ends.max()) - start)
+            mapping = self._map._mmap  # type: ignore[attr-defined]  # numpy has no public name for it
+            mapping.madvise(mmap.MADV_WILLNEED, start, int(ends.max()) - start)
 
     def close(self) -> None:
         """Unmap the file, as soon as no record of it is held. May be called twice."""
@@ -243,7 +244,7 @@ class Beton:
         if entry["magic"] != EXTRA_MAGIC:
             return
         block = self._table("the class list", np.dtype(np.uint8), int(entry["size"]), int(entry["pointer"]))
-        if zlib.crc32(block) != int(entry["crc32"]):
+        if zlib.crc32(block.data) != int(entry["crc32"]):
             raise self._fail("the class list is damaged")
         try:
             self.extra = json.loads(block.tobytes())

@@ -32,10 +32,12 @@ class BetonSet:
         self.classes = self._files[0].classes
         self.extra = {key: value for key, value in self._files[0].extra.items() if key not in ("hashes", "shard")}
         self._starts = np.cumsum([0, *map(len, self._files)])
-        for table in ("labels", "heights", "widths", "modes", "sizes"):
-            setattr(self, table, np.concatenate([getattr(file, table) for file in self._files]))
-        hashes = [file.hashes for file in self._files]
-        self.hashes = None if any(part is None for part in hashes) else np.concatenate(hashes)
+        self.labels, self.heights, self.widths, self.modes, self.sizes = (
+            np.concatenate([getattr(file, table) for file in self._files])
+            for table in ("labels", "heights", "widths", "modes", "sizes")
+        )
+        hashes = [file.hashes for file in self._files if file.hashes is not None]
+        self.hashes: np.ndarray | None = np.concatenate(hashes) if len(hashes) == len(self._files) else None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -77,11 +79,11 @@ def check_classes(files: Sequence[Beton]) -> None:
 
 def check_shards(files: Sequence[Beton]) -> None:
     """Raise UserError if the files are parts of a `--shard i/n` conversion of which one is missing or there twice."""
-    shards = [file.extra.get("shard") for file in files]
-    if not any(shards):
+    shards = [file.extra["shard"] for file in files if file.extra.get("shard")]
+    if not shards:
         return
-    counts = {shard[1] if shard else None for shard in shards}
-    if len(counts) > 1:
+    counts = {shard[1] for shard in shards}
+    if len(counts) > 1 or len(shards) < len(files):
         raise UserError(f"{files[0].path} and the others are shards of different conversions: name those of one")
     (count,) = counts
     numbers = [shard[0] for shard in shards]

@@ -67,7 +67,8 @@ def _naming(name: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError) as error:
         raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, shrink it first") from None
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"{name}: more than {most:,} pixels, shrink it first") from None
     except Exception as error:  # decoders raise whatever they meet in damaged bytes
         raise ImageError(f"{name}: broken image ({error})") from None
 

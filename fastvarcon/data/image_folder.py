@@ -84,7 +84,7 @@ def _class_folders(root: Path) -> tuple[list[str], int]:
 def _images_below(folder: Path) -> tuple[list[Path], int]:
     """Sorted image files at any depth, and the number of other files. Hidden entries are passed over."""
 
-    def fail(error: OSError):
+    def fail(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror})")
 
     images: list[Path] = []

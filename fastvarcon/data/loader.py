@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastvarcon import kernels
 from fastvarcon.data import augment, sampling
-from fastvarcon.data.backends import Backend
+from fastvarcon.data.backends import Allocate, Backend
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.buffers import BufferPool
 from fastvarcon.data.producer import Producer
@@ -24,6 +24,10 @@ from fastvarcon.errors import UserError
 
 PAD = -1
 """Id and label of a row that only fills up a batch. Its weight is 0: losses and scores ignore negative labels."""
+
+
+Made = tuple[Tensor, Tensor, Tensor, torch.cuda.Event | None]
+"""Views, labels, ids, and the event behind which they are ready; None where they are at once."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,32 @@ class ViewSpec:
     dtype: torch.dtype = torch.float32
     interpolation: str = "bilinear"
     """Or "bicubic"."""
+
+    def table(self, batch: ImageBatch, seed: int, epoch: int) -> augment.ViewTable:
+        """Parameters of all views of a batch, whose sizes and ids are on the host."""
+        return augment.view_table(
+            self.policy,
+            seed,
+            epoch,
+            batch.ids.numpy(),
+            self.num_views,
+            heights=batch.height.numpy(),
+            widths=batch.width.numpy(),
+            resize=self.resize,
+            size=self.size,
+        )
+
+    def views(self, batch: ImageBatch, table: augment.ViewTable) -> torch.Tensor:
+        """[V * B, 3, size, size], see `kernels.views`."""
+        return kernels.views(
+            batch,
+            table,
+            size=self.size,
+            mean=self.mean,
+            std=self.std,
+            dtype=self.dtype,
+            interpolation=self.interpolation,
+        )
 
 
 class Loader:
@@ -156,7 +186,7 @@ class Loader:
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -176,7 +206,7 @@ class Loader:
 
     # ---- in the background thread ----------------------------------------------------------------------------------
 
-    def _batches(self, epoch: int, step: int):
+    def _batches(self, epoch: int, step: int) -> Iterator[tuple[Made, int]]:
         """Batches from a position on, to the end of its epoch or, if their number is known, of the last one."""
         while True:
             order = self.order.epoch(self.seed, epoch)
@@ -191,7 +221,7 @@ class Loader:
             if self.epochs is None or epoch >= self.epochs:
                 return
 
-    def _batch(self, order: np.ndarray, epoch: int, step: int):
+    def _batch(self, order: np.ndarray, epoch: int, step: int) -> tuple[Made, int]:
         ids = sampling.batch_ids(order, step, self.global_batch, self.world_size, self.rank)
         padding = 0
         if self.pad:
@@ -209,7 +239,7 @@ class Loader:
 
         with torch.cuda.stream(self._stream):  # on a CPU: no stream, no effect
             batch = self.backend.fetch(ids, allocate)
-            table = self._table(batch, epoch, spec)
+            table = spec.table(batch, self.seed, epoch)
             item = self._make_views(batch, table, spec, padding, allocate, pooled=bool(taken))
         for buffer in taken:
             self._buffers.give_back(buffer, item[-1])
@@ -220,30 +250,21 @@ class Loader:
             return self.spec
         return dataclasses.replace(self.spec, size=self.sizes[min(epoch, len(self.sizes) - 1)])
 
-    def _table(self, batch: ImageBatch, epoch: int, spec: ViewSpec) -> augment.ViewTable:
-        return augment.view_table(
-            spec.policy,
-            self.seed,
-            epoch,
-            batch.ids.numpy(),
-            spec.num_views,
-            heights=batch.height.numpy(),
-            widths=batch.width.numpy(),
-            resize=spec.resize,
-            size=spec.size,
-        )
-
     def _make_views(
-        self, batch: ImageBatch, table: augment.ViewTable, spec: ViewSpec, padding: int, allocate, pooled: bool
-    ):
+        self,
+        batch: ImageBatch,
+        table: augment.ViewTable,
+        spec: ViewSpec,
+        padding: int,
+        allocate: Allocate,
+        pooled: bool,
+    ) -> Made:
         """(views, labels, ids, CUDA event behind which they are ready); the event also ends the use of the buffer."""
-        options = {"size": spec.size, "mean": spec.mean, "std": spec.std, "dtype": spec.dtype}
-        options["interpolation"] = spec.interpolation
         real = len(batch) - padding
         labels, ids = batch.labels.clone(), batch.ids.clone()
         labels[real:] = ids[real:] = PAD
         if self._stream is None:
-            made = kernels.views(batch, table, **options)
+            made = spec.views(batch, table)
             return made, labels, ids, None
         if batch.pixels.device.type == "cpu" and not pooled:
             batch = batch.packed(allocate)  # resident in host memory
@@ -252,5 +273,5 @@ class Loader:
             batch = dataclasses.replace(batch, pixels=pixels)
         labels, ids = (part.pin_memory().to(self.device, non_blocking=True) for part in (labels, ids))
         # sizes stay on the host, where the plain-torch views plan their work
-        made = kernels.views(batch, table, **options)
+        made = spec.views(batch, table)
         return made, labels, ids, self._stream.record_event()

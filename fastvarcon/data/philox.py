@@ -14,7 +14,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 
-def philox4x32(c0: np.ndarray, c1: np.ndarray, c2: np.ndarray, c3: np.ndarray, key: int) -> np.ndarray:
+def philox4x32(
+    c0: np.ndarray | int, c1: np.ndarray | int, c2: np.ndarray | int, c3: np.ndarray | int, key: int
+) -> np.ndarray:
     """Ten rounds on counters (c0, c1, c2, c3), each broadcastable and < 2**32, with a 64-bit key.
 
     Returns:

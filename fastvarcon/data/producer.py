@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ class Producer:
         _running.add(self)
         self._thread.start()
 
-    def get(self):
+    def get(self) -> Any:
         """The next item; waits for it.
 
         Raises:
@@ -68,9 +69,9 @@ class Producer:
         except BaseException as error:
             self._put(error, 0)
         finally:
-            self._items = None  # the last item made may be large
+            self._items = iter(())  # the last item made may be large
 
-    def _put(self, item, size: int) -> bool:
+    def _put(self, item: object, size: int) -> bool:
         """Whether there is still somebody to make items for."""
 
         def room() -> bool:

@@ -38,8 +38,10 @@ class Records(Protocol):
     """[n] uint64, `content_hash` of each record when it was written; None for files of other writers."""
     extra: dict
     """What the converter recorded about itself; empty for files of other writers."""
-    fingerprint: str
-    """Changes when a file is replaced."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a file is replaced."""
 
     def __len__(self) -> int: ...
 

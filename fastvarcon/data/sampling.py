@@ -147,7 +147,8 @@ class ClassBalanced:
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
         keys = random_words(sum(map(len, self._members)), seed, epoch, ORDER_STREAM)
         phases = random_words(len(self), seed, epoch, GROUP_STREAM) / 2.0**64
-        groups, places = [], []
+        groups: list[np.ndarray] = []
+        places: list[np.ndarray] = []
         for ids, count in zip(self._members, self._groups, strict=True):
             shuffled = ids[np.argsort(keys[ids], kind="stable")]
             groups.append(np.resize(shuffled, (count, self._per_class)))

@@ -62,7 +62,7 @@ class TarShards:
         self.labels = table["label"].astype(np.int64)
         self.heights = table["height"].astype(np.int32)
         self.widths = table["width"].astype(np.int32)
-        self.hashes = table["hash"].astype(np.uint64)
+        self.hashes: np.ndarray | None = table["hash"].astype(np.uint64)
         self.modes = np.full(len(table), JPG, dtype=np.uint8)
 
     def __len__(self) -> int:
@@ -120,16 +120,16 @@ class TarShards:
 
     def _read_table(self) -> np.ndarray:
         try:
-            table = np.lib.format.open_memmap(self.path / TABLE, mode="r")  # refuses pickled objects
-            whole = table.offset + table.nbytes == (self.path / TABLE).stat().st_size
+            stored = np.lib.format.open_memmap(self.path / TABLE, mode="r")  # refuses pickled objects
+            whole = stored.offset + stored.nbytes == (self.path / TABLE).stat().st_size
         except OSError as error:
             raise self._fail(TABLE, f"cannot be read ({error.strerror or error})") from None
         except Exception:  # numpy raises whatever it meets in a damaged header
             raise self._fail(TABLE, "is damaged") from None
-        if table.dtype != RECORD or table.shape != (self._num_samples,) or self._num_samples == 0:
+        if stored.dtype != RECORD or stored.shape != (self._num_samples,) or self._num_samples == 0:
             raise self._fail(TABLE, f"does not hold the {self._num_samples} records that {HEAD} says")
-        table = np.ascontiguousarray(table)
-        if not whole or zlib.crc32(table) != self._table_crc32:
+        table = np.ascontiguousarray(stored)
+        if not whole or zlib.crc32(table.data) != self._table_crc32:
             raise self._fail(TABLE, "is damaged")
         return table
 

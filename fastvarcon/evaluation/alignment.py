@@ -33,9 +33,10 @@ class AlignmentMoments:
         directions = {"x": F.normalize(x, dim=1), "y": F.normalize(y, dim=1)}
         self._origins = self._origins or (x.mean(0), y.mean(0))  # HSIC does not depend on it, but rounding does
         rows = {"x": x - self._origins[0], "y": y - self._origins[1]}
-        for a, b in self._pairs:
-            self._pairs[a + b].add(rows[a], rows[b])
-            self._cosines[a + b].add(directions[a], directions[b])
+        for pair in self._pairs:
+            a, b = pair[0], pair[1]
+            self._pairs[pair].add(rows[a], rows[b])
+            self._cosines[pair].add(directions[a], directions[b])
         self._n += len(x)
 
     def cka(self, *, unbiased: bool = False) -> float:

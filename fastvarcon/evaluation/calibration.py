@@ -12,16 +12,15 @@ from torch import Tensor
 
 from fastvarcon.evaluation.features import counts
 from fastvarcon.evaluation.job import Job
-from fastvarcon.evaluation.linear import linear_probe
+from fastvarcon.evaluation.linear import linear_probe, on_device
 from fastvarcon.evaluation.options import Calibration
 from fastvarcon.evaluation.scores import top_k
 
 
 def run(job: Job, options: Calibration) -> dict:
     train, val = job.pair()
-    tensors = [t.to(job.device) for t in (train.x, train.labels, val.x, val.labels)]
-    _, _, predict = linear_probe(*tensors, len(train.classes), options.seed, seeds=1)
-    logits = predict(tensors[2]).cpu()
+    _, _, predict = linear_probe(*on_device(train, val, job.device), len(train.classes), options.seed, seeds=1)
+    logits = predict(val.x.to(job.device)).cpu()
     bins = reliability(logits.softmax(1), val.labels, options.bins)
     ece = expected_error(bins)
     return {

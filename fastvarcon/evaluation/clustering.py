@@ -24,13 +24,14 @@ def run(job: Job, options: Clustering) -> dict:
     from scipy.cluster.hierarchy import cophenet, linkage
     from scipy.spatial.distance import pdist
 
-    superclass_of = read_superclasses(options.superclasses) if options.superclasses is not None else None
+    file = options.superclasses
+    superclass_of = None if file is None else read_superclasses(file)
     val = job.val()
     present = val.labels.unique()
     if len(present) < 2:
         raise UserError(f"{job.data.val} has images of one class alone: clustering needs two")
     names = [val.classes[label] for label in present]
-    supers = None if superclass_of is None else superclass_labels(names, superclass_of, options.superclasses)
+    supers = None if file is None or superclass_of is None else superclass_labels(names, superclass_of, file)
     chosen = at_most(val.labels, options.images, torch.Generator().manual_seed(options.seed))
     if len(chosen) < len(present):
         raise UserError(f"--images {options.images} are fewer than the {len(present)} classes: choose more")
@@ -51,7 +52,7 @@ def run(job: Job, options: Clustering) -> dict:
         "average linkage of class means",
     }
     if supers is not None:
-        figures["superclasses"] = against_superclasses(tree, supers) | {"file": str(options.superclasses)}
+        figures["superclasses"] = against_superclasses(tree, supers) | {"file": str(file)}
     figures["lines"] = _lines(figures)
     return figures
 

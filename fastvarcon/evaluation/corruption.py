@@ -17,7 +17,7 @@ from fastvarcon.evaluation.corruptions import CORRUPTIONS, find
 from fastvarcon.evaluation.features import Features, check_labels, counts
 from fastvarcon.evaluation.images import Images
 from fastvarcon.evaluation.job import Job
-from fastvarcon.evaluation.linear import linear_probe
+from fastvarcon.evaluation.linear import linear_probe, on_device
 from fastvarcon.evaluation.options import Corruption
 from fastvarcon.evaluation.scores import top_k
 
@@ -50,8 +50,7 @@ def run(job: Job, options: Corruption) -> dict:
         if options.normalise == "alexnet":
             raise UserError("--normalise alexnet needs all five severities of standard corruptions")
         alexnet = False
-    tensors = [t.to(job.device) for t in (train.x, train.labels, val.x, val.labels)]
-    _, _, predict = linear_probe(*tensors, len(train.classes), options.seed, seeds=1)
+    _, _, predict = linear_probe(*on_device(train, val, job.device), len(train.classes), options.seed, seeds=1)
 
     def error(features: Features) -> float:
         return 1 - top_k(predict(features.x.to(job.device)).cpu(), features.labels, 1)
@@ -116,7 +115,7 @@ def _sets(job: Job, options: Corruption, severities: tuple[int, ...]) -> dict[st
     for by_severity in sets.values():
         for images in by_severity.values():
             if images.backend == "cifar-c":
-                CifarC(images.path, images.corruption, images.severity).close()
+                CifarC(images.path, str(images.corruption), images.severity).close()
             elif not images.path.exists():
                 raise UserError(f"{images.path} does not exist: give --severities that the source holds")
     return sets

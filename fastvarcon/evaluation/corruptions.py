@@ -137,7 +137,7 @@ def _ice(side: int, scale: float, rng: np.random.Generator) -> np.ndarray:
     """[side, side] in [0, 1]: crystals that grow from random seeds, bright where they meet and towards the rim."""
     from scipy.spatial import cKDTree
 
-    points = np.stack(np.mgrid[0:side, 0:side], axis=-1).reshape(-1, 2)
+    points = np.moveaxis(np.mgrid[0:side, 0:side], 0, -1).reshape(-1, 2)
     seeds = rng.uniform(0, side, (max(8, round(60 * side / (224 * max(scale, 0.3)))), 2))
     warp = np.stack([plasma(side, 2.0, rng), plasma(side, 2.0, rng)], axis=-1).reshape(-1, 2)
     near, far = cKDTree(seeds).query(points + side / 6 * (warp - 0.5), k=2)[0].T

@@ -8,6 +8,7 @@ import io
 import math
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def _targets(job: Job, checkpoints: tuple[str, ...]) -> dict[str, Target]:
         raise UserError("--checkpoints belongs to a run folder: leave it out")
     targets = {}
     for name in checkpoints:
-        path = job.target.path / "checkpoints" / name
+        path = job.target.place / "checkpoints" / name
         if not path.is_dir():
             there = sorted(one.name for one in path.parent.glob("*")) if path.parent.is_dir() else []
             raise UserError(f"{path} does not exist: the run has {', '.join(there) or 'no checkpoints'}")
@@ -86,7 +87,7 @@ def _tsne(unit: np.ndarray, options: Embed) -> np.ndarray:
     return TSNE(perplexity=perplexity, init="pca", random_state=options.seed % 2**32).fit_transform(unit)
 
 
-def _umap():
+def _umap() -> ModuleType | None:
     try:
         import umap
     except ImportError:
@@ -96,7 +97,9 @@ def _umap():
 
 def _umap_places(unit: np.ndarray, options: Embed) -> np.ndarray:
     neighbours = min(15, len(unit) - 1)
-    return _umap().UMAP(n_neighbors=neighbours, random_state=options.seed % 2**32).fit_transform(unit)
+    umap = _umap()
+    assert umap is not None, "asked for where it is missing"
+    return umap.UMAP(n_neighbors=neighbours, random_state=options.seed % 2**32).fit_transform(unit)
 
 
 def to_grid(places: np.ndarray) -> list[list[int]]:

@@ -102,7 +102,7 @@ class Extractor:
         """The encoder on this process's device, in eval mode, and the SHA-256 that tells its weights."""
         if self._built is None or self._built[0] != (target, size):
             encoder, digest = target.build(size)
-            encoder = encoder.to(self._processes.device, memory_format=torch.channels_last)
+            encoder = encoder.to(self._processes.device).to(memory_format=torch.channels_last)
             self._built = ((target, size), encoder, digest)
         return self._built[1:]
 

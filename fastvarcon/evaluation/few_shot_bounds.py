@@ -63,9 +63,9 @@ def pairwise_bound(moments: ClassMoments, directional: DirectionalMoments, shots
     Vt = directional.along * unbiased[:, None] / d2.square()
     theta = (directional.fourth[:, None] + directional.fourth[None]) / d2.square()
     m = shots
-    errors = (4 / m) * (V.square() + V / 4), V / m, (theta + 2 * (m - 1) * V.square()) / m**3
+    errors = torch.stack([(4 / m) * (V.square() + V / 4), V / m, (theta + 2 * (m - 1) * V.square()) / m**3])
     shift = 1 + (v[None] - v[:, None]) / (m * d2)
-    terms = (4 * Vt + sum(error.sqrt() for error in errors).square()) / shift.square()
+    terms = (4 * Vt + errors.sqrt().sum(0).square()) / shift.square()
     terms = torch.where(shift > 0, terms, torch.inf)
     pairs = d2.isfinite()
     return (torch.where(pairs, terms, 0).sum() / pairs.any(1).sum()).item()

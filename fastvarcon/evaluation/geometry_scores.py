@@ -105,18 +105,18 @@ def classifier_figures(job: Job, moments: ClassMoments, x: Tensor) -> dict[str, 
     """NC3 and NC4 of a run that trained a classifier on its features; nothing of others."""
     if job.target.kind != "run" or not moments.present.all():
         return {}
-    if Config.load(job.target.path / "config.json").loss.name != "cross_entropy":
+    if Config.load(job.target.place / "config.json").loss.name != "cross_entropy":
         return {}
-    with safe_open(RunFolder(job.target.path).last / CHECKPOINT_FILE, framework="pt") as file:
-        found = [file.get_tensor(f"{CLASSIFIER_PREFIX}{name}") for name in ("weight", "bias")]
-    return geometry.nc3(moments, *found) | {"nc4": geometry.nc4(moments, *found, x)}
+    with safe_open(RunFolder(job.target.place).last / CHECKPOINT_FILE, framework="pt") as file:
+        weight, bias = (file.get_tensor(f"{CLASSIFIER_PREFIX}{name}") for name in ("weight", "bias"))
+    return geometry.nc3(moments, weight, bias) | {"nc4": geometry.nc4(moments, weight, bias, x)}
 
 
 def threshold_figures(job: Job, classes: int) -> dict[str, float]:
     """alpha* of SSEM in the batches of the run: what its `--loss.alpha` has to exceed."""
     if job.target.kind != "run":
         return {}
-    threshold = batch_threshold(Config.load(job.target.path / "config.json"), classes)
+    threshold = batch_threshold(Config.load(job.target.place / "config.json"), classes)
     return {} if threshold is None else {"ssem_collapse_threshold": threshold}
 
 

@@ -35,7 +35,7 @@ class Images:
         if self.backend == "cifar-c":
             from fastvarcon.evaluation.corrupted_sets import CifarC
 
-            return CifarC(self.path, self.corruption, self.severity)
+            return CifarC(self.path, str(self.corruption), self.severity)
         backend = open_backend(self.backend, self.path, workers, device=device if self.corruption is None else "cpu")
         if self.corruption is None:
             return backend

@@ -117,7 +117,7 @@ def open_job(options: EvalOptions, processes: Processes) -> Job:
     """RUN and its flags -> Job. Raises UserError for a RUN or flags that do not fit."""
     target = resolve(options.run, options.weights)
     data = data_settings(target, options.data)
-    out = options.out or (target.path if target.kind == "run" else Path("runs") / f"eval-{target.title}")
+    out = options.out or (target.place if target.kind == "run" else Path("runs") / f"eval-{target.title}")
     workers = options.data.workers or processes.cores
     if options.features == "pixels":
         target = dataclasses.replace(target, kind="pixels")

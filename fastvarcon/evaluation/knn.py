@@ -85,9 +85,8 @@ def vote(
             if temperature is not None:
                 votes = torch.exp((cosines[:, :k] - cosines[:, :1]) / temperature)  # the largest is 1: no overflow
                 weighted[k].append(_tally(classes[:, :k], votes, num_classes).argmax(1))
-    return tuple(
-        {k: torch.cat(parts) if parts else train_y[:0] for k, parts in way.items()} for way in (plain, weighted)
-    )
+    joined = [{k: torch.cat(parts) if parts else train_y[:0] for k, parts in way.items()} for way in (plain, weighted)]
+    return joined[0], joined[1]
 
 
 def _tally(classes: Tensor, votes: Tensor, num_classes: int) -> Tensor:

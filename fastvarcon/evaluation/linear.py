@@ -67,16 +67,22 @@ def run(job: Job, options: Linear) -> dict:
     train, val = job.pair()
     if options.protocol == "paper":
         curves, protocol = _paper(job, options, len(train.classes), val)
-        chosen = {"lr": options.lr, "decay": 0.0}
+        chosen: dict[str, object] = {"lr": options.lr, "decay": 0.0}
     else:
-        tensors = [t.to(job.device) for t in (train.x, train.labels, val.x, val.labels)]
-        choice, curves, _ = linear_probe(*tensors, len(train.classes), options.seed, options.seeds, options.epochs)
+        choice, curves, _ = linear_probe(
+            *on_device(train, val, job.device), len(train.classes), options.seed, options.seeds, options.epochs
+        )
         chosen = {"lr": choice.lr, "decay": choice.decay, "train_split_top1": choice.split_top1}
         protocol = (
             f"softmax regression, {options.epochs} epochs, learning rate and decay chosen on {HELD_BACK:.0%} of the "
             f"training images, mean of {options.seeds} seeds, last epoch"
         )
     return {**summary(curves), **chosen, "protocol": protocol, "epochs": options.epochs, **counts(train, val)}
+
+
+def on_device(train: Features, val: Features, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first four arguments of `linear_probe`."""
+    return train.x.to(device), train.labels.to(device), val.x.to(device), val.labels.to(device)
 
 
 def summary(curves: list[Curve]) -> dict:
@@ -121,7 +127,7 @@ def linear_probe(
         probes = softmax.Probes(_initial(train_x, num_classes, generator), num_classes, [choice.lr], [choice.decay])
         curve = Curve()
 
-        def look(epoch: int, probes=probes, curve=curve) -> None:
+        def look(epoch: int, probes: softmax.Probes = probes, curve: Curve = curve) -> None:
             if epoch % LOOK_EVERY == 0 or epoch == epochs:
                 curve.look(epoch, probes.logits(test_x)[0], test_y)
 

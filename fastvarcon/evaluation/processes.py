@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,7 @@ PATIENCE = timedelta(hours=24)  # that the others wait while the first process w
 class Processes:
     """Joins the process group of the launcher, if there is one; a context manager that leaves it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0")) if self.world_size > 1 else 0
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -38,7 +39,7 @@ class Processes:
             torch.set_num_threads(self.cores)  # launchers set one
         return self
 
-    def __exit__(self, error, *rest) -> None:
+    def __exit__(self, error: object, *rest: object) -> None:
         if self.world_size > 1 and error is None:  # not behind an error: the others may be gone
             if self.rank == 0:
                 self.send(None)
@@ -50,9 +51,9 @@ class Processes:
             with _partner():
                 dist.broadcast_object_list([message], src=0)
 
-    def receive(self) -> object:
+    def receive(self) -> Any:
         """What the first process has sent."""
-        box = [None]
+        box: list[Any] = [None]
         with _partner():
             dist.broadcast_object_list(box, src=0)
         return box[0]

@@ -28,5 +28,5 @@ def interval95(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of the 95 % interval of the mean by Student's t over independent draws."""
     from scipy.stats import t
 
-    mean, std = mean_std(values)
-    return mean, float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), float(t.ppf(0.975, len(values) - 1)) * error

@@ -123,9 +123,10 @@ def with_ones(x: Tensor) -> Tensor:
 def fast_products(device: torch.device) -> Iterator[None]:
     """Inside, float32 products on a CPU may round their factors to bfloat16, where the CPU has units for it (sums stay
     float32; elsewhere nothing changes). Training only: what is scored is computed outside."""
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16" if device.type == "cpu" else before
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # the module makes it when it is loaded
+    before = products.fp32_precision
+    products.fp32_precision = "bf16" if device.type == "cpu" else before
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        products.fp32_precision = before

@@ -42,7 +42,13 @@ class Target:
     kind: Literal["run", "checkpoint", "export", "file", "architecture", "pixels"]
     path: Path | None = None
     """Of the run folder, checkpoint folder or weights."""
-    architecture: str | None = None
+    architecture: str = ""
+
+    @property
+    def place(self) -> Path:
+        """`path`, which all have but pixels and an architecture with random weights."""
+        assert self.path is not None
+        return self.path
 
     @property
     def title(self) -> str:
@@ -50,22 +56,22 @@ class Target:
         if self.kind == "architecture":
             return f"{self.architecture.replace('/', '-')}-{self.path.stem if self.path else 'random'}"
         if self.kind == "checkpoint":
-            return f"{self.path.parent.parent.name}-{self.path.name}"
+            return f"{self.place.parent.parent.name}-{self.place.name}"
         if self.kind == "export":
-            return self.path.resolve().parent.name
+            return self.place.resolve().parent.name
         if self.kind == "file":
-            return self.path.stem
+            return self.place.stem
         return self.path.name if self.path else "pixels"
 
     @property
     def settings(self) -> DataConfig | None:
         """The data settings it was trained with, where they are known."""
         if self.kind == "run":
-            return Config.load(self.path / "config.json").data
+            return Config.load(self.place / "config.json").data
         if self.kind == "checkpoint":
-            return Config.load(self.path.parent.parent / "config.json").data
+            return Config.load(self.place.parent.parent / "config.json").data
         if self.kind == "export":
-            spec = find_encoder(self.path)[0]
+            spec = find_encoder(self.place)[0]
             return DataConfig(
                 size=spec.size,
                 eval_resize=spec.eval_resize,
@@ -83,12 +89,13 @@ class Target:
         """
         if self.kind == "pixels":
             return nn.Identity(), "pixels"
+        encoder: nn.Module
         if self.kind in ("run", "export"):
-            encoder, digest = identify_encoder(self.path)
+            encoder, digest = identify_encoder(self.place)
         elif self.kind == "checkpoint":
-            encoder, digest = _from_checkpoint(self.path)
+            encoder, digest = _from_checkpoint(self.place)
         elif self.kind == "file":
-            encoder, digest = _from_file(self.path)
+            encoder, digest = _from_file(self.place)
         else:
             encoder, digest = _from_architecture(self.architecture, self.path)
         encoder.eval()

@@ -120,7 +120,7 @@ def _front_matter(run: Path, config: Config, spec: EncoderSpec) -> str:
         for score in scores
         if score.get("encoder_sha256") == digest and "top1" in score  # of this encoder: not of pixels, nor an earlier
     ]
-    fields = {
+    fields: dict[str, object] = {
         "library_name": "timm" if spec.is_stock else "fastvarcon",
         "pipeline_tag": "image-feature-extraction",
         "tags": ["fastvarcon", "image-feature-extraction", "supervised-contrastive-learning", config.loss.name],

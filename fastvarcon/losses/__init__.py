@@ -6,10 +6,13 @@ logging, by name.
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
+from torch.distributed import ProcessGroup
 
 from fastvarcon.config import LossConfig
 from fastvarcon.errors import UserError
+from fastvarcon.losses.base import Loss
 from fastvarcon.losses.contrastive import ContrastiveLoss
 from fastvarcon.losses.cross_entropy import CrossEntropyLoss
 from fastvarcon.losses.hyperspherical import DhelLoss, KclLoss
@@ -46,12 +49,12 @@ VARCON_SETTINGS = (
 def build_loss(
     config: LossConfig,
     num_classes: int,
-    group=None,
+    group: ProcessGroup | None = None,
     *,
     num_views: int = 2,
     dim: int = 128,
     max_rows: int | None = None,
-) -> torch.nn.Module:
+) -> Loss:
     """The objective that `config` names, for the global batch of `group` (None: this process alone).
 
     Args:
@@ -62,12 +65,12 @@ def build_loss(
     Raises:
         UserError: unknown name, or a loss that cannot work with these classes, views or columns.
     """
-    shared = {"group": group, "backend": config.backend}
-    pairs = {**shared, "num_views": num_views, "temperature": config.temperature}
+    shared: dict[str, Any] = {"group": group, "backend": config.backend}
+    pairs: dict[str, Any] = {**shared, "num_views": num_views, "temperature": config.temperature}
     match config.base:
         case "varcon":
             settings = {name: getattr(config, name) for name in VARCON_SETTINGS}
-            loss: torch.nn.Module = VarConLoss(num_classes, dim=dim, max_rows=max_rows, **settings, **shared)
+            loss: Loss = VarConLoss(num_classes, dim=dim, max_rows=max_rows, **settings, **shared)
         case "simclr":
             loss = ContrastiveLoss("simclr", **pairs)
         case "dcl":
@@ -79,8 +82,8 @@ def build_loss(
         case "sincere":
             loss = ContrastiveLoss("sincere", pos="class", den="class", own=True, **pairs)
         case "hscl":
-            weights = {"own": True, "reduce": "pairs", "beta": config.beta}
-            loss = ContrastiveLoss("hscl", pos="class", den="class", **weights, **pairs)
+            mine = {**pairs, "own": True, "reduce": "pairs", "beta": config.beta}
+            loss = ContrastiveLoss("hscl", pos="class", den="class", **mine)
         case "ssem":
             loss = SsemLoss(config.alpha, **pairs)
         case "dhel":

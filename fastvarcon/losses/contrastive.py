@@ -25,9 +25,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.kernels.contrastive_form import Form
 from fastvarcon.losses.backends import BACKENDS
+from fastvarcon.losses.base import Loss
 from fastvarcon.losses.pairs import Batch, PairRows, describe_batch, global_mean, pair_rows
 
 POSITIVES = ("aug", "class")
@@ -35,7 +37,7 @@ DENOMINATORS = ("self", "image", "class")
 REDUCTIONS = ("out", "in", "pairs")
 
 
-class ContrastiveLoss(torch.nn.Module):
+class ContrastiveLoss(Loss):
     """A member of the family. `forward(z, labels)` is the mean of the global batch.
 
     Args:
@@ -64,7 +66,7 @@ class ContrastiveLoss(torch.nn.Module):
         own: bool = False,
         reduce: str = "out",
         beta: float | None = None,
-        group=None,
+        group: ProcessGroup | None = None,
         backend: str = "auto",
     ):
         super().__init__()
@@ -86,13 +88,13 @@ class ContrastiveLoss(torch.nn.Module):
     def with_stats(self, z: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and per row 1 if it counts as an anchor: {"anchors": [n]}."""
         rows = self.rows(z, labels)
-        weights = rows.valid * rows.count if self.reduce == "pairs" else rows.valid
+        weights = rows.valid * rows.positives if self.reduce == "pairs" else rows.valid
         return global_mean(rows.loss, weights, self.group, self._nobody()), {"anchors": rows.valid.to(rows.loss.dtype)}
 
     def rows(self, z: Tensor, labels: Tensor | None = None) -> PairRows:
         """l_a, log of the denominator and number of positives of each row of this process."""
         batch = self._describe(z, labels)
-        ids = torch.stack([self._pos(batch), batch.index, self._den(batch)])
+        ids = torch.stack([self._pos(batch), batch.row, self._den(batch)])
         return pair_rows(z, ids, batch.mine, self.form, self.group, self.backend)
 
     def _describe(self, z: Tensor, labels: Tensor | None) -> Batch:
@@ -101,13 +103,13 @@ class ContrastiveLoss(torch.nn.Module):
         return describe_batch(z, labels if self.needs_labels else None, self.num_views, self.group)
 
     def _pos(self, batch: Batch) -> Tensor:
-        return batch.label if self.pos == "class" else batch.image
+        return batch.classes if self.pos == "class" else batch.image
 
     def _den(self, batch: Batch) -> Tensor:
         """Who is left out of whose denominator; negative = takes no part at all."""
         if self.den == "class":
-            return batch.label
-        den = batch.index if self.den == "self" else batch.image
+            return batch.classes
+        den = batch.row if self.den == "self" else batch.image
         return den if batch.label is None else torch.where(batch.label >= 0, den, -1)
 
     def _nobody(self) -> str:
@@ -120,7 +122,9 @@ class ContrastiveLoss(torch.nn.Module):
         return f"{self.name!r}, pos={self.pos!r}, den={self.den!r}, reduce={self.reduce!r}, {self.form}"
 
 
-def check_settings(name, temperature, pos, den, own, reduce, beta, backend) -> None:
+def check_settings(
+    name: str, temperature: float, pos: str, den: str, own: bool, reduce: str, beta: float | None, backend: str
+) -> None:
     """Raise ValueError, naming the loss, for settings that cannot be."""
     if not temperature > 0:
         raise ValueError(f"{name}: the temperature must be positive, got {temperature}")

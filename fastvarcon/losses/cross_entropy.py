@@ -11,11 +11,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from fastvarcon.losses.base import Loss
 from fastvarcon.losses.pairs import global_mean
 
 
-class CrossEntropyLoss(torch.nn.Module):
+class CrossEntropyLoss(Loss):
     """`forward(logits, labels)`: [n, C] of this process, [n] int64; negative labels are left out.
 
     Raises:
@@ -25,7 +27,7 @@ class CrossEntropyLoss(torch.nn.Module):
 
     needs_labels = True
 
-    def __init__(self, *, label_smoothing: float = 0.0, group=None):
+    def __init__(self, *, label_smoothing: float = 0.0, group: ProcessGroup | None = None):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"cross_entropy: label smoothing must lie in [0, 1), got {label_smoothing}")

@@ -19,20 +19,22 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.errors import UserError
 from fastvarcon.kernels.contrastive_form import Form
+from fastvarcon.losses.base import Loss
 from fastvarcon.losses.contrastive import check_settings
 from fastvarcon.losses.pairs import check_rows, describe_batch, global_mean, pair_rows
 
 
-class _WithinViews(torch.nn.Module):
+class _WithinViews(Loss):
     """What DHEL and KCL share. Errors as ContrastiveLoss; labels are not looked at."""
 
     name = ""
     needs_labels = False
 
-    def __init__(self, num_views: int, tau: float, group, backend: str):
+    def __init__(self, num_views: int, tau: float, group: ProcessGroup | None, backend: str):
         super().__init__()
         check_settings(self.name, tau, "aug", "self", False, "out", None, backend)
         if num_views < 2:
@@ -41,6 +43,9 @@ class _WithinViews(torch.nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.with_stats(z, labels)[0]
+
+    def with_stats(self, z: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError
 
     def _mean(self, rows: Tensor) -> Tensor:
         return global_mean(rows, torch.ones_like(rows), self.group, f"{self.name}: the batch is empty: give it rows")
@@ -53,10 +58,10 @@ class _WithinViews(torch.nn.Module):
     def _log_sums(self, views: Tensor) -> tuple[Tensor, int]:
         """N of every row against the other images of its view, [K * B], and how many these are."""
         batch = describe_batch(views[0], None, 1, self.group)
-        others = len(batch.index) - 1
+        others = len(batch.row) - 1
         if others < 1:
             raise UserError(f"{self.name}: the batch has no second image: use a larger --train.global-batch")
-        ids = torch.stack([batch.index] * 3)
+        ids = torch.stack([batch.row] * 3)
         rows = [pair_rows(z, ids, batch.mine, self.form, self.group, self.backend).den for z in views]
         return torch.cat(rows), others
 
@@ -66,7 +71,9 @@ class DhelLoss(_WithinViews):
 
     name = "dhel"
 
-    def __init__(self, *, num_views: int = 2, temperature: float = 0.3, group=None, backend: str = "auto"):
+    def __init__(
+        self, *, num_views: int = 2, temperature: float = 0.3, group: ProcessGroup | None = None, backend: str = "auto"
+    ):
         super().__init__(num_views, temperature, group, backend)
 
     def with_stats(self, z: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -80,7 +87,15 @@ class KclLoss(_WithinViews):
 
     name = "kcl"
 
-    def __init__(self, *, num_views: int = 2, t: float = 2.0, gamma: float = 16.0, group=None, backend: str = "auto"):
+    def __init__(
+        self,
+        *,
+        num_views: int = 2,
+        t: float = 2.0,
+        gamma: float = 16.0,
+        group: ProcessGroup | None = None,
+        backend: str = "auto",
+    ):
         if not (t > 0 and gamma >= 0):
             raise ValueError(f"kcl: t must be positive and gamma 0 or more, got {t} and {gamma}")
         super().__init__(num_views, 1 / (2 * t), group, backend)

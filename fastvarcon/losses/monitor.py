@@ -11,11 +11,13 @@ forward passes of two losses, without gradients; an all-gather of rows each and 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.losses.contrastive import ContrastiveLoss
 from fastvarcon.losses.pairs import gather
@@ -34,8 +36,10 @@ class NsclMonitor:
     nscl_gap and nscl_bound. In a batch of one class the bound is infinite and the others are 0.
     """
 
-    def __init__(self, num_classes: int, *, num_views: int = 2, group=None, backend: str = "auto"):
-        settings = {"num_views": num_views, "temperature": 1.0, "group": group, "backend": backend}
+    def __init__(
+        self, num_classes: int, *, num_views: int = 2, group: ProcessGroup | None = None, backend: str = "auto"
+    ):
+        settings: dict[str, Any] = {"num_views": num_views, "temperature": 1.0, "group": group, "backend": backend}
         self._dcl = ContrastiveLoss("dcl", den="image", **settings)
         self._nscl = ContrastiveLoss("nscl", den="class", **settings)
         self._num_classes, self._group = num_classes, group

@@ -26,7 +26,7 @@ TRITON_MAX_DIM = 512
 class Batch(NamedTuple):
     """Who is who among this process's rows and all keys."""
 
-    index: Tensor
+    row: Tensor
     """[M] int32 number of each row in the global batch."""
     image: Tensor
     """[M] int32 number of its image."""
@@ -35,18 +35,24 @@ class Batch(NamedTuple):
     mine: slice
     """This process's rows among them."""
 
+    @property
+    def classes(self) -> Tensor:
+        """`label` of a batch that was described with labels."""
+        assert self.label is not None
+        return self.label
+
 
 class PairRows(NamedTuple):
     """Per row of this process, [n] each; see RowTable."""
 
     loss: Tensor
     den: Tensor
-    count: Tensor
+    positives: Tensor
 
     @property
     def valid(self) -> Tensor:
         """[n] bool: the row has a positive and someone in its denominator."""
-        return (self.count > 0) & (self.den > -torch.inf)
+        return (self.positives > 0) & (self.den > -torch.inf)
 
 
 def describe_batch(z: Tensor, labels: Tensor | None, num_views: int, group) -> Batch:
@@ -92,7 +98,7 @@ def pair_rows(z: Tensor, ids: Tensor, mine: slice, form: Form, group=None, backe
         if backend == "reference":
             keys = z if group is None else _Gather.apply(z, mine, group)
             table = contrastive_torch.reference(z, keys, ids[:, mine], ids, form)
-            return PairRows(table.loss, table.den, table.count)
+            return PairRows(table.loss, table.den, table.positives)
         return PairRows(*_Rows.apply(z, ids, mine, form, group, backend))
 
 
@@ -107,8 +113,8 @@ class _Rows(torch.autograd.Function):
         table = implementation.row_table(rows_nD, keys_MD, ids_3M[:, mine], ids_3M, form)
         ctx.save_for_backward(rows_nD, keys_MD, ids_3M, *table)
         ctx.settings = mine, form, group, implementation
-        ctx.mark_non_differentiable(table.count)
-        return table.loss, table.den, table.count
+        ctx.mark_non_differentiable(table.positives)
+        return table.loss, table.den, table.positives
 
     @staticmethod
     @torch.autograd.function.once_differentiable

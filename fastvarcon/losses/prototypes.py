@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.errors import UserError
+from fastvarcon.losses.base import Loss
 from fastvarcon.losses.pairs import global_mean
 
 
@@ -28,14 +30,16 @@ def orthonormal_prototypes(num_classes: int, dim: int, seed: int = 0) -> Tensor:
     return (q * r.diagonal().sign()).T.contiguous()  # the signs of a QR are the library's choice
 
 
-class ClopLoss(torch.nn.Module):
+class ClopLoss(Loss):
     """`base` and `weight` (lambda) times the prototype term. `forward(z, labels)` as those of the base.
 
     Rows with a negative label have no prototype. A batch in which no class is known raises UserError on a CPU; on a
     GPU its prototype term is 0.
     """
 
-    def __init__(self, base: torch.nn.Module, num_classes: int, dim: int, *, weight: float = 1.0, group=None):
+    def __init__(
+        self, base: Loss, num_classes: int, dim: int, *, weight: float = 1.0, group: ProcessGroup | None = None
+    ):
         if not weight >= 0:
             raise ValueError(f"clop: the weight must be 0 or more, got {weight}")
         super().__init__()
@@ -43,6 +47,7 @@ class ClopLoss(torch.nn.Module):
         self.register_buffer("prototypes", orthonormal_prototypes(num_classes, dim), persistent=False)
 
     needs_labels = True
+    prototypes: Tensor
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return self.with_stats(z, labels)[0]

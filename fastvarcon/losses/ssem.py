@@ -12,9 +12,11 @@ SupCon lies below it for every batch. `include_self` has k = a in N_a and p = a 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.config import Config
 from fastvarcon.losses.contrastive import ContrastiveLoss
@@ -34,10 +36,15 @@ class SsemLoss(ContrastiveLoss):
         num_views: int = 2,
         temperature: float = 0.1,
         include_self: bool = False,
-        group=None,
+        group: ProcessGroup | None = None,
         backend: str = "auto",
     ):
-        settings = {"num_views": num_views, "temperature": temperature, "group": group, "backend": backend}
+        settings: dict[str, Any] = {
+            "num_views": num_views,
+            "temperature": temperature,
+            "group": group,
+            "backend": backend,
+        }
         super().__init__("ssem", pos="class", den="self", **settings)
         if not 0 <= alpha <= 1:
             raise ValueError(f"ssem: alpha must lie between 0 and 1, got {alpha}")
@@ -47,7 +54,7 @@ class SsemLoss(ContrastiveLoss):
 
     def with_stats(self, z: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         batch = self._describe(z, labels)
-        ids = torch.stack([batch.label, batch.image, self._den(batch)])  # apart: other images only
+        ids = torch.stack([batch.classes, batch.image, self._den(batch)])  # apart: other images only
         mine, views = batch.mine, self.num_views
         rows = pair_rows(z, ids, mine, self.form, self.group, self.backend)
         z = torch.where((ids[2, mine] >= 0)[:, None], z if z.dtype == torch.float64 else z.float(), 0)
@@ -64,8 +71,8 @@ class SsemLoss(ContrastiveLoss):
                 "ssem: no class has two images in the batch: use --sampling.per-class 2, a larger "
                 "--train.global-batch or --loss.alpha 1"
             )
-            loss = loss + (1 - self.alpha) * global_mean(l_sup, valid * rows.count, self.group, lonely)
-        return loss, {"anchors": (valid & (rows.count > 0)).to(loss.dtype)}
+            loss = loss + (1 - self.alpha) * global_mean(l_sup, valid * rows.positives, self.group, lonely)
+        return loss, {"anchors": (valid & (rows.positives > 0)).to(loss.dtype)}
 
 
 def collapse_threshold(

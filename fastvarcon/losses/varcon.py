@@ -25,8 +25,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.losses.backends import BACKENDS, resolve_backend
+from fastvarcon.losses.base import Loss
 from fastvarcon.losses.varcon_batch import AverageGradient, class_sums, compact, own_cosines
 from fastvarcon.losses.varcon_closed import rows_closed
 from fastvarcon.losses.varcon_prototypes import Prototypes
@@ -58,7 +60,7 @@ def varcon_loss(
     *,
     tau1: float = 0.1,
     eps: float | Tensor = 0.02,
-    group=None,
+    group: ProcessGroup | None = None,
     reduction: str = "mean",
     detach_centroids: bool = True,
     detach_target: bool = False,
@@ -116,7 +118,7 @@ def varcon_stats(
     *,
     tau1: float = 0.1,
     eps: float | Tensor = 0.02,
-    group=None,
+    group: ProcessGroup | None = None,
     backend: str = "auto",
     leave_one_out: bool = False,
     max_rows: int | None = None,
@@ -131,7 +133,7 @@ def varcon_stats(
         return VarConStats(*_evaluate(z, labels, eps, settings)[1])
 
 
-class VarConLoss(torch.nn.Module):
+class VarConLoss(Loss):
     """`varcon_loss` with its settings, and what it may learn or carry from step to step.
 
     Args: as `varcon_loss`, and
@@ -150,7 +152,7 @@ class VarConLoss(torch.nn.Module):
         tau1: float = 0.1,
         eps: float = 0.02,
         *,
-        group=None,
+        group: ProcessGroup | None = None,
         reduction: str = "mean",
         detach_centroids: bool = True,
         detach_target: bool = False,
@@ -204,7 +206,9 @@ class VarConLoss(torch.nn.Module):
 # ---- the global batch ----------------------------------------------------------------------------------------------
 
 
-def _evaluate(z: Tensor, labels: Tensor, eps: float | Tensor, s: Settings, prototypes: Prototypes | None = None):
+def _evaluate(
+    z: Tensor, labels: Tensor, eps: float | Tensor, s: Settings, prototypes: Prototypes | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """(loss [n], statistics [5, n], 1 / rows of the global batch)"""
     check_rows(z, labels, s.num_classes)
     backend = resolve_backend(s.backend, z, TRITON_MAX_DIM)
@@ -237,7 +241,9 @@ def _evaluate(z: Tensor, labels: Tensor, eps: float | Tensor, s: Settings, proto
         return loss, stats, inverse_rows
 
 
-def _rows_triton(z, sums, counts, labels, own, eps, s: Settings):
+def _rows_triton(
+    z: Tensor, sums: Tensor, counts: Tensor, labels: Tensor, own: Tensor | None, eps: float | Tensor, s: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
     from fastvarcon.kernels import varcon  # triton is not on every system, and only this needs it
 
     kl, nll = TERMS[s.terms]
@@ -246,7 +252,7 @@ def _rows_triton(z, sums, counts, labels, own, eps, s: Settings):
     )
 
 
-def _reduce(rows: Tensor, inverse_rows: Tensor, reduction: str, group) -> Tensor:
+def _reduce(rows: Tensor, inverse_rows: Tensor, reduction: str, group: ProcessGroup | None) -> Tensor:
     if reduction == "none":
         return rows
     total = rows.sum()

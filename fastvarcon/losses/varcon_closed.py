@@ -51,7 +51,7 @@ class _ClosedRows(torch.autograd.Function):
             best_N[n] = x_nC.amax(1).clamp_(min=-BIG)
             e_nC = x_nC.sub_(best_N[n, None]).exp_()
             others_N[n] = e_nC.sum(1).clamp_(min=1)  # the largest of them is 1
-            if with_gradient:
+            if m_ND is not None:
                 torch.mm(e_nC, w_CD, out=m_ND[n]).div_(others_N[n, None])
         others_lse_N = best_N + others_N.log()
         lse_N = torch.logaddexp(others_lse_N, x_true_N)

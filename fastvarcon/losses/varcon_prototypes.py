@@ -18,6 +18,9 @@ from torch import Tensor
 class Prototypes(torch.nn.Module):
     """Buffers `mean` [C, D] float32 and `seen` [C] bool; they move in training mode only."""
 
+    mean: Tensor
+    seen: Tensor
+
     def __init__(self, num_classes: int, dim: int | None, momentum: float):
         super().__init__()
         if dim is None:

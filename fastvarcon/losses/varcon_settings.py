@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.losses.backends import BACKENDS
 
@@ -22,7 +23,7 @@ class Settings:
 
     num_classes: int
     tau1: float
-    group: object
+    group: ProcessGroup | None
     reduction: str
     detach_centroids: bool
     detach_target: bool

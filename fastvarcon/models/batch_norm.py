@@ -6,10 +6,15 @@ two CPU processes comparable with a run on one. On GPUs `synchronise` uses torch
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.nn.functional import all_reduce
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class CrossProcessBatchNorm2d(nn.BatchNorm2d):
@@ -18,7 +23,11 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
     Collectives a layer: forward 2 all-reduces of [channels] (sums and count, then centred squares), backward as many.
     """
 
-    group = None
+    running_mean: Tensor  # of a layer that keeps statistics, as all of ours do
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+    group: ProcessGroup | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -38,12 +47,13 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
         return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
 
-def synchronise(model: nn.Module, device: torch.device, group) -> nn.Module:
+def synchronise(model: Model, device: torch.device, group: ProcessGroup | None) -> Model:
     """Make every BatchNorm2d of `model` use the statistics of all processes of `group`; parameters keep their names."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CrossProcessBatchNorm2d
+            assert isinstance(module, CrossProcessBatchNorm2d)
             module.group = group
     return model

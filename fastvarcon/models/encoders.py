@@ -8,7 +8,7 @@ encoder loads into a stock torchvision model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -44,7 +44,14 @@ class ResNetEncoder(ResNet, Encoder):
         zero_init_residual: every block starts as the identity (its last batch-norm scale is 0).
     """
 
-    def __init__(self, block, layers, width: float = 1.0, small_images: bool = False, zero_init_residual: bool = False):
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        layers: Sequence[int],
+        width: float = 1.0,
+        small_images: bool = False,
+        zero_init_residual: bool = False,
+    ):
         self._width = width
         super().__init__(block, list(layers), zero_init_residual=zero_init_residual)
         stem = self._scaled(64)
@@ -62,7 +69,9 @@ class ResNetEncoder(ResNet, Encoder):
     def _scaled(self, channels: int) -> int:
         return max(1, round(channels * self._width))
 
-    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+    def _make_layer(
+        self, block: type[BasicBlock | Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False
+    ) -> nn.Sequential:
         if planes == 64:  # the first stage: torchvision has just set the stem's width to 64
             self.inplanes = self._scaled(64)
         return super()._make_layer(block, self._scaled(planes), blocks, stride, dilate)

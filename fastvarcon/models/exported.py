@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from fastvarcon.config import TIMM, Config
+from fastvarcon.config import TIMM, Config, Interpolation
 from fastvarcon.errors import UserError
 
 EXPORT_FILE = "model.safetensors"
@@ -36,7 +36,7 @@ class EncoderSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """Normalisation, in [0, 1] units."""
-    interpolation: str
+    interpolation: Interpolation
     """With which images are resized: bilinear or bicubic, antialiased."""
 
     @classmethod
@@ -48,8 +48,8 @@ class EncoderSpec:
             model.small_images,
             data.size,
             data.eval_resize,
-            tuple(data.mean),
-            tuple(data.std),
+            data.mean,
+            data.std,
             data.interpolation,
         )
 

@@ -11,15 +11,23 @@ the mean over processes gives (`training.distributed.average_buffers`).
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of each chunk of `rows` consecutive rows."""
 
+    running_mean: Tensor  # of a layer that keeps statistics, as all of ours do
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
     rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +47,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts)
 
 
-def use_ghost_groups(model: nn.Module, images: int, num_views: int) -> nn.Module:
+def use_ghost_groups(model: Model, images: int, num_views: int) -> Model:
     """Make every BatchNorm2d of `model` take its statistics over `images` images with all their views.
 
     The number of images in a training batch has to be a multiple of `images`. Parameters keep their names.
@@ -47,6 +55,7 @@ def use_ghost_groups(model: nn.Module, images: int, num_views: int) -> nn.Module
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = GhostBatchNorm2d
+            assert isinstance(module, GhostBatchNorm2d)
             module.rows = images * num_views
 
     def enter(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

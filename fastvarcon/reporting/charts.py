@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastvarcon.reporting.plots import BLUE, GREEN, GREY, ORANGE, STYLE
@@ -102,7 +103,7 @@ def compared(groups: list[dict], score: str) -> str:
     return _svg(figure)
 
 
-def _figure(width: float = 6.4, height: float = 3.6):
+def _figure(width: float = 6.4, height: float = 3.6) -> tuple[Figure, Axes]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fastvarcon.config import Config
 
-STYLE = {
+STYLE: dict[Any, object] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,7 +46,7 @@ def training_curves(rows: list[dict], config: Config) -> dict[str, str]:
     for title, (name, low, high) in spreads.items():
         shown = _milestones([row for row in epochs if f"{name}_histogram" in row])
         if shown:
-            curves[title] = lambda axes, args=(shown, name, low, high): _spread(axes, *args)
+            curves[title] = functools.partial(_spread, epochs=shown, name=name, low=low, high=high)
     with matplotlib.rc_context(STYLE):
         return {title: _svg(draw) for title, draw in curves.items()}
 
@@ -114,7 +116,7 @@ def _spread(axes: Axes, epochs: list[dict], name: str, low: float, high: float) 
     axes.set_ylabel("density")
 
 
-def _line(axes: Axes, rows: list[dict], name: str, label: str, colour: str, **style) -> None:
+def _line(axes: Axes, rows: list[dict], name: str, label: str, colour: str, **style: Any) -> None:
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), label=label, color=colour, **style)

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -145,11 +145,11 @@ def _digest(run: str, skeleton: str, tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _take_tensors(node, path: str, tensors: dict[str, torch.Tensor]):
+def _take_tensors(node: object, path: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The JSON skeleton of `node`; tensors move to `tensors` and leave {"tensor": path}, dict keys keep their type."""
     if isinstance(node, torch.Tensor):
         tensors[path] = node
@@ -161,7 +161,7 @@ def _take_tensors(node, path: str, tensors: dict[str, torch.Tensor]):
     return {"value": node}
 
 
-def _put_tensors(node: dict, tensors: dict[str, torch.Tensor]):
+def _put_tensors(node: dict, tensors: dict[str, torch.Tensor]) -> Any:
     [(kind, content)] = node.items()
     if kind == "tensor":
         return tensors[content]

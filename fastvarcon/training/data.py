@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -36,9 +37,10 @@ class RunData:
         data, train = config.data, config.train
         self._backends: list[Backend] = []
         self._loaders: list[Loader] = []
-        self.val = self.bank = None
+        self.val: Loader | None = None
+        self.bank: Loader | None = None
         try:
-            images = self.images = self._open(config, accelerator, data.train)
+            images = self.images = self._open(config, accelerator, data.train_file)
             self.classes = images.classes
             if len(self.classes) < 2 and config.loss.needs_labels:
                 raise UserError(
@@ -109,7 +111,9 @@ class RunData:
             )
         return backend
 
-    def _loader(self, images: Backend, spec: ViewSpec, config: Config, accelerator: Accelerator, **kwargs) -> Loader:
+    def _loader(
+        self, images: Backend, spec: ViewSpec, config: Config, accelerator: Accelerator, **kwargs: Any
+    ) -> Loader:
         data = config.data
         self._loaders.append(
             Loader(
@@ -132,12 +136,14 @@ class RunData:
     def __enter__(self) -> RunData:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
-        for resource in (*self._loaders, *self._backends):
-            resource.close()
+        for loader in self._loaders:
+            loader.close()
+        for backend in self._backends:
+            backend.close()
 
 
 def sample_order(config: Config, images: Backend) -> Order:

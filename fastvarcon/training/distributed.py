@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
+from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from fastvarcon.config import TrainConfig
@@ -90,7 +91,7 @@ def device_name(device: torch.device) -> str:
 COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def process_group():
+def process_group() -> ProcessGroup | None:
     """The group of all processes, or None in a run of one."""
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
 
@@ -101,7 +102,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def average_buffers(modules: Iterable[nn.Module], group) -> None:
+def average_buffers(modules: Iterable[nn.Module], group: ProcessGroup | None) -> None:
     """Replace every floating-point buffer by its mean over the ranks. One all-reduce, none without a group.
 
     Running statistics follow the batches linearly, so averaging them from time to time gives what averaging them in

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn as nn
+
+from fastvarcon.models import ContrastiveModel
 
 
 class Ema:
@@ -15,7 +16,7 @@ class Ema:
     counters are copied.
     """
 
-    def __init__(self, network: nn.Module, decay: float):
+    def __init__(self, network: ContrastiveModel, decay: float):
         """Averages `network` from its present weights on; `model` is the average, in eval mode.
 
         To be made before batch norm is converted: the layers of other processes cannot be copied, their tensors stay.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fastvarcon.config import LossConfig
 
@@ -17,7 +18,7 @@ class Histograms:
     A loss that has neither, or a constant tau2 (eps 0), leaves the counts out.
     """
 
-    def __init__(self, loss: LossConfig, device: torch.device, group):
+    def __init__(self, loss: LossConfig, device: torch.device, group: ProcessGroup | None):
         self._group = group
         self._ranges = {"tau2": (loss.tau1 - loss.eps, loss.tau1 + loss.eps), "confidence": (0.0, 1.0)}
         if loss.eps == 0:

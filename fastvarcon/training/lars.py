@@ -32,7 +32,7 @@ class Lars(torch.optim.Optimizer):
         super().__init__(params, {**defaults, "trust": trust, "adapt": True})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here calls a closure
         for group in self.param_groups:
             weights = [w for w in group["params"] if w.grad is not None]
             if not weights:
@@ -46,8 +46,8 @@ class Lars(torch.optim.Optimizer):
             torch._foreach_add_(weights, steps if group["nesterov"] else buffers, alpha=-group["lr"])
 
     def _directions(self, weights: list[Tensor], group: dict) -> list[Tensor]:
-        gradients, decay = [w.grad for w in weights], group["weight_decay"]
-        steps = torch._foreach_add(gradients, weights, alpha=decay)
+        gradients, decay = [w.grad for w in weights if w.grad is not None], group["weight_decay"]
+        steps = list(torch._foreach_add(gradients, weights, alpha=decay))
         if group["adapt"]:
             w_norm, g_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))
             ratio = group["trust"] * w_norm / (g_norm + decay * w_norm)

@@ -8,12 +8,13 @@ import time
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 
 class Meter:
     """Means of per-step figures over steps and ranks, kept on the device until they are read."""
 
-    def __init__(self, device: torch.device, group):
+    def __init__(self, device: torch.device, group: ProcessGroup | None):
         self._device, self._group = device, group
         self._names: list[str] = []
         self._recent = self._all = torch.zeros((), dtype=torch.float64, device=device)

@@ -78,6 +78,7 @@ def forward_backward(
     loss, stats = objective(z_ND, labels_N)
     backward(loss)
     buffers = [buffer.clone() for buffer in model.buffers()]  # of the first pass: the second one must not count
+    assert z_ND.grad is not None
     for part in parts:
         network = model if part is parts[-1] else bare(model)  # the wrapper then exchanges the sum of all gradients
         z_j = network(_rows(views, num_views, part))

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 from fastvarcon.losses import build_loss
+from fastvarcon.losses.base import Loss
 from fastvarcon.losses.monitor import NsclMonitor
 from fastvarcon.models import ContrastiveModel
 from fastvarcon.models.batch_norm import synchronise
@@ -23,12 +25,12 @@ from fastvarcon.training.resolution import epoch_sizes
 
 class Parts(NamedTuple):
     network: ContrastiveModel
-    criterion: nn.Module
+    criterion: Loss
     monitor: NsclMonitor | None
     ema: Ema | None
 
 
-def build_parts(config: Config, classes: int, device: torch.device, group) -> Parts:
+def build_parts(config: Config, classes: int, device: torch.device, group: ProcessGroup | None) -> Parts:
     """The same weights on every rank.
 
     Raises:
@@ -40,7 +42,7 @@ def build_parts(config: Config, classes: int, device: torch.device, group) -> Pa
     sizes = epoch_sizes(train.resolution, train.epochs, config.data.size)
     network = ContrastiveModel(config.model, logits, size=config.data.size, sizes=sizes)
     require_fitting_norms(config, network.encoder)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     shape = {"num_views": views, "dim": config.model.head_dim, "max_rows": train.global_batch * views}
     criterion = build_loss(config.loss, classes, group, **shape).to(device)
     monitor = None

@@ -28,7 +28,7 @@ def opening_lines(run: Run) -> list[str]:
     precision = distributed.resolve_precision(train.precision, accelerator.device.type == "cuda")
     views = kernels.views_backend(accelerator.device, distributed.COMPUTE_DTYPES[precision])
     group = f" groups of {train.bn_group} images" if train.batch_norm == "ghost" else ""
-    sizes = [f"{len(list(epochs))} epochs at {size} px" for size, epochs in groupby(data.train.sizes)]
+    sizes = [f"{len(list(epochs))} epochs at {size} px" for size, epochs in groupby(data.train.sizes or ())]
     average = f", encoder = moving average of decay {train.ema:g}" if train.ema else ""
     width = "" if config.model.is_timm else f" width {config.model.width:g}"
     lines = [

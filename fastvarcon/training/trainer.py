@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -91,7 +92,7 @@ class Run:
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)  # the same, wrapped
         self.meter, self.clock, self.stop = Meter(device, self.group), Clock(), StopRequest()
         self.histograms = Histograms(config.loss, device, self.group)
-        self.epoch_figures: dict[str, float] = {}
+        self.epoch_figures: dict[str, Any] = {}
         self.step = 0  # steps done so far
         self.epoch_began = self.clock.state()
         self.saved_at = (self.step, time.monotonic())
@@ -130,7 +131,8 @@ class Run:
                     self.display.say(line)
                 while self.epoch < train.epochs:
                     if not self._train_epoch():
-                        return self._leave()
+                        self._leave()
+                        return None
                     if self.data.val is not None and (self.epoch % train.val_every == 0 or self.epoch == train.epochs):
                         self.epoch_figures |= self._validate()
                     self._write("epoch", self.epoch_figures)
@@ -138,7 +140,8 @@ class Run:
                     self._begin_epoch()
                     self._save(epoch_end=True)
                     if self.stop.agreed(self.accelerator.device, self.group) and self.epoch < train.epochs:
-                        return self._leave()
+                        self._leave()
+                        return None
                 self.saver.finish()
                 return self._summarise()
         finally:

@@ -12,6 +12,7 @@ from fastvarcon.training.data import RunData
 
 def held_out_accuracy(encoder: Encoder, data: RunData, device: torch.device) -> dict[str, float]:
     """kNN and nearest-mean accuracy of the held-out images, fractions of 1."""
+    assert data.bank is not None and data.val is not None
     bank_x, bank_y = (t.to(device) for t in extract(encoder, data.bank, device))
     val_x, val_y = (t.to(device) for t in extract(encoder, data.val, device))
     k, classes = min(headline_k((20,)), len(bank_x)), len(data.classes)

@@ -40,13 +40,16 @@ def fresh_buffer(num_bytes: int) -> Tensor:
     return torch.empty(num_bytes, dtype=torch.uint8)
 
 
+Keep = Literal["auto", "device", "pinned", "shared"]
+
+
 @dataclass(frozen=True)
 class BackendOptions:
     workers: int = 1
     """Decoding threads, at least 1."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where the views will be made; backends that decode on a GPU do it there."""
-    keep: Literal["auto", "device", "pinned", "shared"] = "auto"
+    keep: Keep = "auto"
     """resident: where the decoded dataset lies; see backends/resident.py."""
 
 
@@ -60,8 +63,10 @@ class Backend(Protocol):
     """[n] int64, index into classes; negative = unlabelled."""
     sizes: np.ndarray
     """[n] int64, bytes on disk of each sample."""
-    fingerprint: str
-    """Changes when the data on disk changes; names cached features."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data on disk changes; names cached features."""
 
     def __len__(self) -> int: ...
 
@@ -88,7 +93,7 @@ def open_backend(
     workers: int = 1,
     *,
     device: torch.device | str = "cpu",
-    keep: str = "auto",
+    keep: Keep = "auto",
     on_bad_image: Literal["stop", "replace"] = "stop",
 ) -> Backend:
     """Open a dataset: a .beton file, shards of one, a folder of tar shards; for `folder` an image folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class CpuBackend:
         self._run(work, min(self._workers, len(ids)))
         return batch
 
-    def _run(self, work, copies: int) -> None:
+    def _run(self, work: Callable[[], None], copies: int) -> None:
         """Run `work` in so many threads; return when all are through, then raise what the first of them raised."""
         if copies <= 1:
             return work()

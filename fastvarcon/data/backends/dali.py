@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class DaliBackend(ForeignBackend):
             images.copy_to_external(target, ctypes.c_void_p(self._stream.cuda_stream))
         self._pipeline = pipeline
 
-    def _build(self):
+    def _build(self) -> Any:
         from nvidia.dali import fn, types
         from nvidia.dali.pipeline import Pipeline
 

@@ -46,5 +46,5 @@ class FfcvBackend(ForeignBackend):
             raise RuntimeError(f"ffcv fails on {np.flatnonzero(codes).size} of {len(ids)} images")
 
     def close(self) -> None:
-        self._pipeline = None
+        self.__dict__.pop("_pipeline", None)
         super().close()

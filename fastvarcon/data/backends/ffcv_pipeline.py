@@ -68,7 +68,7 @@ class DecodeWhole(Operation):
                 )
             return codes
 
-        decode.is_parallel = True
+        decode.is_parallel = True  # type: ignore[attr-defined]  # ffcv asks for it
         return decode
 
 

@@ -46,7 +46,7 @@ class ResidentBackend:
             self._broken: dict[int, str] = {}
             place = choose_place(options, total, path)
             self.name = f"resident ({place})"
-            self._shared = None
+            self._shared: SharedPixels | None = None
             if place == "shared":
                 from fastvarcon.data.backends.shared_pixels import SharedPixels
 
@@ -55,8 +55,8 @@ class ResidentBackend:
                 with self._shared.filled_by_one() as empty:
                     if empty:
                         self._fill(decoder)
-                        self._tell_broken(path)
-                self._broken = {int(i): f"{records.name(i)}: broken image" for i in self._told_broken()}
+                        self._tell_broken(self._shared.notes, path)
+                self._broken = {i: f"{records.name(i)}: broken image" for i in _told_broken(self._shared.notes)}
             else:
                 self._pixels = _reserve(place, total, options.device)
                 self._fill(decoder)
@@ -101,15 +101,11 @@ class ResidentBackend:
                     except ImageError as error:
                         self._broken[int(sample)] = str(error)
 
-    def _tell_broken(self, path: Path) -> None:
-        if len(self._broken) >= len(self._shared.notes):
+    def _tell_broken(self, notes: np.ndarray, path: Path) -> None:
+        if len(self._broken) >= len(notes):
             raise UserError(f"{path} has {len(self._broken)} broken images: see `fastvarcon verify {path}`")
-        self._shared.notes[0] = len(self._broken)
-        self._shared.notes[1 : 1 + len(self._broken)] = list(self._broken)
-
-    def _told_broken(self) -> list[int]:
-        notes = self._shared.notes
-        return notes[1 : 1 + int(notes[0])].tolist()
+        notes[0] = len(self._broken)
+        notes[1 : 1 + len(self._broken)] = list(self._broken)
 
     def _decode(self, decoder: CpuBackend, ids: np.ndarray) -> None:
         first = int(self._offsets[ids[0]])
@@ -120,6 +116,10 @@ class ResidentBackend:
         self._pixels[first : first + batch.num_bytes].copy_(batch.pixels)
 
 
+def _told_broken(notes: np.ndarray) -> list[int]:
+    return notes[1 : 1 + int(notes[0])].tolist()
+
+
 def choose_place(options: BackendOptions, total: int, path: Path) -> str:
     """device, pinned, shared or host. Raises UserError, with the numbers, if the pixels do not fit there."""
     on_gpu = options.device.type == "cuda"
@@ -127,7 +127,7 @@ def choose_place(options: BackendOptions, total: int, path: Path) -> str:
     if options.keep in ("device", "pinned") and not on_gpu:
         raise UserError(f"--data.keep {options.keep} needs a GPU: use --data.keep auto or shared")
     free_device = torch.cuda.mem_get_info(options.device)[0] if on_gpu else 0
-    place = options.keep
+    place: str = options.keep
     if place == "auto" and on_gpu and total <= DEVICE_SHARE * free_device:
         place = "device"
     elif place == "auto":

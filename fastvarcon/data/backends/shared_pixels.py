@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, SupportsInt
 
 import numpy as np
 import torch
@@ -79,7 +80,8 @@ class SharedPixels:
             return
         if getattr(self, "_pinned", False):
             _check(torch.cuda.cudart().cudaHostUnregister(self.pixels.data_ptr()))
-        self.pixels = self.notes = self._header = self._map = None
+        for name in ("pixels", "notes", "_header", "_map"):
+            self.__dict__.pop(name, None)  # the map goes with its last user
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _unlink(self._path)
@@ -98,7 +100,7 @@ class SharedPixels:
         os.posix_fallocate(self._file.fileno(), 0, size)  # now, rather than a SIGBUS when the memory runs out
 
 
-def _open_locked(path: Path):
+def _open_locked(path: Path) -> BinaryIO:
     """The file, made if need be, under a shared lock; never one that is being removed."""
     while True:
         file = open(path, "a+b")  # noqa: SIM115 (closed by SharedPixels.close)
@@ -124,6 +126,6 @@ def _unlink(path: Path) -> None:
     Path(f"{path}.lock").unlink(missing_ok=True)
 
 
-def _check(code) -> None:
+def _check(code: SupportsInt) -> None:
     if int(code) != 0:
         raise UserError(f"the GPU driver refused to page-lock shared memory (code {int(code)}): use --data.keep device")
