@@ -1,5 +1,6 @@
 """The wheel is whole: it holds the linked folders, and works from any directory without the checkout."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -86,3 +87,8 @@ def test_every_public_name_is_there():
     import fastvarcon
 
     assert all(getattr(fastvarcon, name) is not None for name in fastvarcon.__all__)
+
+
+def test_commits_are_checked_by_the_ruff_that_lints():
+    pinned = re.search(r'"ruff==([\d.]+)"', (ROOT / "setup.py").read_text())[1]
+    assert f"ruff-pre-commit\n    rev: v{pinned} " in (ROOT / ".pre-commit-config.yaml").read_text()
