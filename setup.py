@@ -27,7 +27,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10",
         "simplejpeg>=1.8",  # libjpeg-turbo in a wheel: decodes into our buffers without the GIL
-        "tyro>=0.9",
+        "tyro>=1.0.17",
         "rich>=13",
         "scikit-learn>=1.4",
         "scipy>=1.10",

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
+from fastvarcon.commands.completion import completion
 from fastvarcon.commands.convert import convert
 from fastvarcon.commands.doctor import doctor
 from fastvarcon.commands.export import export
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "doctor": doctor,
     "bench": bench,
+    "completion": completion,
 }
 
 

@@ -23,6 +23,13 @@ class Compare:
     """Page to write; the figures go beside it, as .json."""
 
 
+EVALUATE: dict[str, type] = {
+    **{name: evaluation.options for name, evaluation in EVALUATIONS.items()},
+    "compare": Compare,
+}
+"""The settings of each sub-command."""
+
+
 def evaluate(args: list[str]) -> None:
     """Parse the words behind `fastvarcon eval` and do what they say."""
     options = parse(args)
@@ -36,9 +43,8 @@ def evaluate(args: list[str]) -> None:
 
 def parse(args: list[str]) -> EvalOptions | Compare:
     """The words behind `fastvarcon eval` as the options that they spell."""
-    commands = {name: evaluation.options for name, evaluation in EVALUATIONS.items()}
     return tyro.extras.subcommand_cli_from_dict(
-        {**commands, "compare": Compare},
+        EVALUATE,
         prog="fastvarcon eval",
         description="Score an encoder; nothing is ever chosen on the held-out images. "
         "Writes RUN/eval/NAME.json and RUN/report.html.",
