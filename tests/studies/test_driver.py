@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def run(monkeypatch, tmp_path, capsys):
     """Run a study in this process, as `python recipes/studies/NAME.py FLAGS` does in tmp_path: (exit code, output)."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(RECIPES)
+    before = signal.getsignal(signal.SIGTERM)  # a program sets its own
 
     def call(name: str, *words: str) -> tuple[int, str]:
         path = f"recipes/studies/{name}.py"
@@ -42,7 +44,8 @@ def run(monkeypatch, tmp_path, capsys):
         said = capsys.readouterr()
         return code, said.out + said.err
 
-    return call
+    yield call
+    signal.signal(signal.SIGTERM, before)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
