@@ -99,7 +99,10 @@ def build_encoder(
         UserError: an unknown name, or a network of timm's that cannot be built like this.
     """
     if name.startswith(TIMM):
-        return cast(Encoder, build_timm(name, size=size, sizes=sizes, drop_path=drop_path))
+        network, dim = build_timm(name, size=size, sizes=sizes, drop_path=drop_path)
+        encoder = cast(Encoder, network)
+        encoder.feature_dim = dim
+        return encoder
     if name not in ENCODERS:
         raise UserError(f"unknown encoder {name!r}: choose from {', '.join(RESNETS)}, or timm/NAME")
     block, layers = ENCODERS[name]

@@ -56,13 +56,13 @@ def create_timm(encoder: str, *, size: int | None = None, any_size: bool = False
     except Exception as error:
         remedy = "leave out --train.resolution" if any_size else "give another --data.size"
         raise UserError(f"{encoder} cannot be built with {options} ({_first_line(error)}): {remedy}") from None
-    if drop_path and not draws_at_random(network):
+    if drop_path and not any(getattr(module, "drop_prob", 0) for module in network.modules()):
         raise UserError(f"{encoder} has no paths to drop: leave out --model.drop-path")
     return network
 
 
-def build_timm(encoder: str, *, size: int, sizes: Iterable[int] = (), drop_path: float = 0.0) -> nn.Module:
-    """As `create_timm`, for images of `size` and `sizes` pixels: [N, 3, s, s] -> [N, feature_dim] for each of them.
+def build_timm(encoder: str, *, size: int, sizes: Iterable[int] = (), drop_path: float = 0.0) -> tuple[nn.Module, int]:
+    """As `create_timm`, for images of `size` and `sizes` pixels: [N, 3, s, s] -> [N, D] for each of them, and D.
 
     Raises:
         UserError: as there, or for a network that does not take a size, or whose features are not pooled.
@@ -79,8 +79,7 @@ def build_timm(encoder: str, *, size: int, sizes: Iterable[int] = (), drop_path:
             ) from None
         if features.ndim != 2 or features.shape[1] == 0:
             raise UserError(f"{encoder} has no pooled features of {side} x {side} pixels: choose another model")
-        network.feature_dim = features.shape[1]
-    return network.train()
+    return network.train(), features.shape[1]
 
 
 def draws_at_random(network: nn.Module) -> bool:
