@@ -8,9 +8,8 @@ Budget:    all have the same encoder, epochs, batch, two views of every image, o
            differs: cross-entropy trains a linear classifier on the encoder's features in the place of the projection
            head; SimCLR sees no labels, and its temperature is 0.5, its authors' for CIFAR; SupCon's is that of the
            recipe. NLL has the weight 2 because VarCon's gradient is that large
-Command:   python recipes/studies/against.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/against.py --small
+Command:   python recipes/studies/against.py --recipe recipes/cifar10.py --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/against.py --small
 Expected:  not measured yet
 """
 

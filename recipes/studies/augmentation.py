@@ -3,9 +3,9 @@
 Question:  how much does the accuracy depend on the augmentation, and is VarCon more robust to it than SupCon?
 Grid:      the paper's three (SimAugment, AutoAugment, stacked RandAugment), SimCLR's stronger one, RandAugment, and
            crop and flip alone as the floor
-Command:   python recipes/studies/augmentation.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/augmentation.py --small
+Command:   python recipes/studies/augmentation.py --recipe recipes/cifar10.py
+               --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/augmentation.py --small
 Expected:  the paper's text has VarCon robust across them; not measured yet. Digits suffer from all but crops: they must
            not be flipped
 """

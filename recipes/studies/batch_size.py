@@ -3,9 +3,9 @@
 Question:  how much is lost with smaller batches, whose centroids are means of fewer rows, and does SupCon lose more?
 Grid:      a quarter to twice the batch of the recipe, the learning rate in proportion (Goyal et al. 2017), the same
            epochs
-Command:   python recipes/studies/batch_size.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/batch_size.py --small
+Command:   python recipes/studies/batch_size.py --recipe recipes/cifar10.py
+               --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/batch_size.py --small
 Expected:  the paper's abstract has VarCon depend less on the batch than SupCon; not measured yet
 """
 

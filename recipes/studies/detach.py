@@ -3,9 +3,8 @@
 Question:  the reference code detaches the centroids and lets the gradient flow through tau2 into the target; the
            paper's text says neither. Does it matter?
 Grid:      the four combinations, the reference code's first
-Command:   python recipes/studies/detach.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/detach.py --small
+Command:   python recipes/studies/detach.py --recipe recipes/cifar10.py --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/detach.py --small
 Expected:  attached centroids change the gradient by two thirds, a detached target by less than 1 % with ten classes and
            by a seventh with a thousand; what that does to the accuracy is not measured yet
 """

@@ -3,9 +3,8 @@
 Question:  what does a shorter run cost, and does VarCon reach a given accuracy in fewer epochs than SupCon?
 Grid:      an eighth to all of the recipe's epochs, each a whole run with its own warm-up and cosine in proportion, not
            a checkpoint of a longer one
-Command:   python recipes/studies/epochs.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/epochs.py --small
+Command:   python recipes/studies/epochs.py --recipe recipes/cifar10.py --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/epochs.py --small
 Expected:  the paper's abstract has VarCon converge in 200 epochs; not measured yet
 """
 

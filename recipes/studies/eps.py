@@ -3,9 +3,8 @@
 Question:  does adapting tau2 within [tau1 - eps, tau1 + eps] help against a fixed one, eps = 0?
 Grid:      eps 0 to 0.08 at tau1 = 0.1. At eps = 0 VarCon has the gradient of twice a cross-entropy to the batch's
            centroids with a fixed, very small label smoothing
-Command:   python recipes/studies/eps.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/eps.py --small
+Command:   python recipes/studies/eps.py --recipe recipes/cifar10.py --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/eps.py --small
 Expected:  differences within the spread of seeds for ten classes, where the target hardly moves; not measured yet
 """
 

@@ -3,9 +3,8 @@
 Question:  is a VarCon encoder better than one of cross-entropy, SupCon or SimCLR, with 1 to 100 labelled images a
            class?
 Grid:      four losses; `fastvarcon eval few-shot` on each encoder, which all get the same ten draws of images
-Command:   python recipes/studies/few_shot.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/few_shot.py --small
+Command:   python recipes/studies/few_shot.py --recipe recipes/cifar10.py --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/few_shot.py --small
 Expected:  the paper's abstract has VarCon above the supervised baseline; not measured yet. The encoders have seen all
            labels of the training images: this asks how far a few of them tell the classes apart in the features
 """

@@ -3,9 +3,9 @@
 Question:  how much does the linear and the kNN accuracy depend on the temperature of the class posterior, and is VarCon
            less sensitive to it than SupCon is to its own?
 Grid:      0.05 to 0.5 for both losses; eps stays as it is (0.02), so tau2 keeps its distance from tau1
-Command:   python recipes/studies/temperature.py --recipe recipes/cifar10.py --data.train cifar10-train.beton \
-               --data.val cifar10-val.beton
-           python recipes/studies/temperature.py --small
+Command:   python recipes/studies/temperature.py --recipe recipes/cifar10.py
+               --data.train train.beton --data.val val.beton
+Small:     python recipes/studies/temperature.py --small
 Expected:  the best near 0.1, where the paper stands; not measured yet
 """
 
