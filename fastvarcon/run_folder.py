@@ -103,7 +103,7 @@ class RunFolder:
             return
         if not self.resumable:
             return
-        old, new = read_flat(self.config), config.flat()
+        old, new = {**Config().flat(), **read_flat(self.config)}, config.flat()  # settings that came later: defaults
         differ = [key for key in {**old, **new} if key not in MAY_DIFFER and old.get(key) != new.get(key)]
         if differ:
             what = ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in differ)
