@@ -3,7 +3,8 @@
 OUT/POINT-seedK/     run folder of a cell, with its scores in eval/     OUT/POINT-seedK.log: what its commands said
 OUT/STUDY.csv        a row for each finished run                        OUT/STUDY.png: drawn from it
 
-The same command skips what is finished and resumes what was cut off. Table and figure are written after every run.
+The same command skips what is finished and resumes what was cut off. The table is written after every run, the figure
+when the study leaves.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ class Driver:
                 self._all_in_processes(todo)
         finally:
             self.bar.close()
+            if self.rows:
+                draw(self.study, list(self.rows.values()), self.figure)
         if self.failures:
             name, why = next(iter(self.failures.items()))
             raise UserError(f"{len(self.failures)} of {len(self.grid)} runs failed, {name} first: {why}")
@@ -131,7 +134,6 @@ class Driver:
         try:
             while True:
                 while free and (cell := next(waiting, None)) is not None:
-                    wait_for_lock(cell.config.out)
                     slot = free.pop()
                     running.append(Running(cell, Child(self._commands(cell), self._log(cell), slot), slot))
                     self._say(f"{cell.name} begins, log {self._log(cell)}")
@@ -150,14 +152,15 @@ class Driver:
         try:
             if not run.child.poll():
                 return False
-        except Failed as failed:
-            self._failed(run.cell, str(failed))
+        except (Failed, UserError) as error:
+            self._failed(run.cell, str(error))
         else:
             self._finished(run.cell, time.perf_counter() - run.began)
         return True
 
     def _commands(self, cell: Cell) -> Iterator[list[str]]:
         """What is still to be done for a run."""
+        wait_for_lock(cell.config.out)
         if not is_trained(cell):
             yield self._training(cell)
             if not is_trained(cell):
@@ -176,10 +179,9 @@ class Driver:
     def _write(self) -> None:
         """Rows of the grid in its order, then others that the table has had before."""
         names = [cell.name for cell in self.grid if cell.name in self.rows]
-        rows = [self.rows[name] for name in dict.fromkeys((*names, *self.rows))]
-        if rows:
-            write_table(rows, self.table)
-            draw(self.study, rows, self.figure)
+        self.rows = {name: self.rows[name] for name in (*names, *self.rows)}
+        if self.rows:
+            write_table(list(self.rows.values()), self.table)
 
     def _finished(self, cell: Cell, seconds: float) -> None:
         self.left -= cell.config.train.epochs

@@ -72,11 +72,6 @@ class Child:
     def __init__(self, commands: Iterator[list[str]], log: Path, slot: Slot):
         self._commands, self._log, self._slot = commands, log, slot
         self._process: subprocess.Popen | None = None
-        self._next()
-
-    def _next(self) -> None:
-        command = next(self._commands, None)
-        self._process = None if command is None else self._start(command)
 
     def _start(self, command: list[str]) -> subprocess.Popen:
         environment = dict(os.environ)
@@ -100,12 +95,17 @@ class Child:
             os.sched_setaffinity(0, self._slot.cores)
 
     def poll(self) -> bool:
-        """Whether all commands are done. Raises Failed with the last error of the log."""
-        if self._process is not None and self._process.poll() is not None:
+        """Whether all commands are done; starts the next one. Raises Failed with the last error of the log."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return False
             if self._process.returncode:
                 raise Failed(f"{self._reason()} (see {self._log})")
-            self._next()
-        return self._process is None
+        command = next(self._commands, None)
+        if command is None:
+            return True
+        self._process = self._start(command)
+        return False
 
     def _reason(self) -> str:
         said = self._tail().rpartition("\n$ ")[2].splitlines()

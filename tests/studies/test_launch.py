@@ -46,6 +46,7 @@ def test_a_failure_is_the_last_error_that_the_command_said(tmp_path):
 def test_a_child_is_asked_to_save_and_waited_for(tmp_path):
     code = "import signal, time; signal.signal(15, lambda *_: (print('saved'), exit(0))); print('on', flush=True)"
     child = Child(iter([python(code + "; time.sleep(60)")]), tmp_path / "run.log", ANY)
+    assert not child.poll()
     while child.last_line() != "on":
         time.sleep(0.02)
     child.stop()
@@ -62,6 +63,7 @@ import time
 from pathlib import Path
 from fastvarcon.studies.launch import Child, Slot
 child = Child(iter([["python", "-c", {sleep!r}]]), Path({str(log)!r}), Slot(None, None))
+child.poll()
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", code])
