@@ -77,6 +77,7 @@ def forward_backward(
     z_ND = _embed(bare(model), views, num_views, parts).requires_grad_()
     loss, stats = objective(z_ND, labels_N)
     backward(loss)
+    _begin_gradients(model)
     buffers = [buffer.clone() for buffer in model.buffers()]  # of the first pass: the second one must not count
     assert z_ND.grad is not None
     for part in parts:
@@ -86,6 +87,14 @@ def forward_backward(
     for buffer, first_pass in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(first_pass)
     return loss, stats
+
+
+def _begin_gradients(model: nn.Module) -> None:
+    """Zeros, to which those of all parts are added. Without them autograd would keep the first part's gradient where
+    it lies, and a CUDA graph puts that of the next part into the same memory (pytorch/pytorch#169545)."""
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 @torch.no_grad()
