@@ -208,6 +208,8 @@ class Loader:
 
     def _batches(self, epoch: int, step: int) -> Iterator[tuple[Made, int]]:
         """Batches from a position on, to the end of its epoch or, if their number is known, of the last one."""
+        if self._stream is not None:  # a thread begins on GPU 0, and whoever returns to it takes memory there
+            torch.cuda.set_device(self._stream.device)
         while True:
             order = self.order.epoch(self.seed, epoch)
             reads = [read for read in self.order.reads(self.seed, epoch) if read.until > step * self.global_batch]

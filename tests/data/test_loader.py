@@ -1,5 +1,6 @@
 """The stream of batches: reproducible, resumable, the same for every world size, and clean when left early."""
 
+import contextlib
 import dataclasses
 import gc
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,6 +153,18 @@ def test_gpu_stream_equals_cpu_stream(backend):
     ):
         assert gpu[0].is_cuda and torch.equal(cpu[2], gpu[2].cpu())
         assert (cpu[0] - gpu[0].cpu()).abs().max() < 1e-3
+
+
+def test_thread_of_a_gpu_loader_stays_on_its_gpu(backend, monkeypatch):
+    """A thread begins on GPU 0. To leave a stream of GPU 3 there would take memory of GPU 0, in every process."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: chosen.append((threading.current_thread().name, gpu)))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    with Loader(backend, SPEC, global_batch=4) as loader:
+        loader._stream = SimpleNamespace(device=torch.device("cuda", 3))
+        monkeypatch.setattr(loader, "_make_views", lambda *arguments, **options: (torch.zeros(1), None, None, None))
+        assert len(list(loader)) == 3
+    assert chosen == [("fastvarcon-loader", torch.device("cuda", 3))]
 
 
 def test_abandoned_iteration_ends_its_thread(backend):
