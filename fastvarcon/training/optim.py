@@ -63,13 +63,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Load a state dict from a checkpoint, whose buffers are contiguous and which may come from another device.
 
-    The fused kernels read a buffer in the memory layout of its parameter (channels_last), so buffers are laid out anew.
+    The fused kernels read a buffer in the memory layout of its parameter (channels_last), so buffers are laid out anew,
+    and count the steps where the parameter is; torch leaves the count of a run on the CPU on the host.
     """
     fused = [group["fused"] for group in optimizer.param_groups if "fused" in group]
     optimizer.load_state_dict(state)
     for group, value in zip(optimizer.param_groups, fused, strict=False):  # lars has no such choice
         group["fused"] = value
+    fused_parameters = {p for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     for parameter, buffers in optimizer.state.items():
+        if parameter in fused_parameters and "step" in buffers:
+            buffers["step"] = buffers["step"].to(parameter.device)
         for name, buffer in buffers.items():
             if torch.is_tensor(buffer) and buffer.shape == parameter.shape:
                 buffers[name] = torch.empty_like(parameter, dtype=buffer.dtype).copy_(buffer)

@@ -32,3 +32,15 @@ def test_restored_momentum_has_the_layout_of_its_parameter(fused, tmp_path):
         assert buffers["momentum_buffer"].stride() == parameter.stride()
     step(*whole, 2), step(*resumed, 2)
     assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), resumed[0].parameters(), strict=True))
+
+
+def test_step_counts_of_a_cpu_run_move_to_the_device_of_fused_kernels():
+    begun = torch.nn.Parameter(torch.ones(3))
+    begun.grad = torch.ones(3)
+    saved = torch.optim.AdamW([begun])
+    saved.step()
+    parameter = torch.nn.Parameter(torch.ones(3, device="meta"))
+    resumed = torch.optim.AdamW([parameter])
+    resumed.param_groups[0]["fused"] = True
+    restore_optimizer(resumed, saved.state_dict())
+    assert {buffer.device.type for buffer in resumed.state[parameter].values()} == {"meta"}
