@@ -24,7 +24,8 @@ LOG2E, LN2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
 NOTHING = tl.constexpr(-1e30)  # below every similarity; finite, so that differences of two are no NaN
 PEAK = 2.0**10
 MAX_DIM = 512
-ROWS = {128: 128, 256: 64, 512: 32}  # BLOCK_M by columns: the most that need no stack on sm_80 and sm_90
+TILES = {128: (128, 3), 256: (64, 3), 512: (32, 2)}
+"""BLOCK_M and stages by columns: the most that need no stack on sm_80 and sm_90, and fit the 99 KiB of other cards."""
 BLOCK_N, WARPS = 32, 8
 
 
@@ -34,7 +35,7 @@ def row_table(z_nD: Tensor, keys_MD: Tensor, ids_3n: Tensor, key_ids_3M: Tensor,
     """
     n, dim = _check(z_nD, keys_MD)
     table = torch.empty((6, n), dtype=torch.float32, device=z_nD.device)
-    block_m, block_d = _tile(dim)
+    block_m, block_d, stages = _tile(dim)
     with torch.cuda.device_of(z_nD):
         _forward[(triton.cdiv(n, block_m),)](
             z_nD.contiguous(),
@@ -54,6 +55,8 @@ def row_table(z_nD: Tensor, keys_MD: Tensor, ids_3n: Tensor, key_ids_3M: Tensor,
             BLOCK_N=BLOCK_N,
             BLOCK_D=block_d,
             num_warps=WARPS,
+            num_stages=stages,
+            enable_fp_fusion=True,
         )
     return RowTable(*table)
 
@@ -72,7 +75,7 @@ def gradient(
     peak = key_scalars_4M[1:3].abs().amax().clamp(min=1e-30)  # the same on all processes: keys are those of all
     factor = torch.stack([peak.new_ones(()), PEAK / peak, PEAK / peak, peak.new_ones(())])[:, None]
     dz = torch.empty((n, dim), dtype=torch.float32, device=z_nD.device)
-    block_m, block_d = _tile(dim)
+    block_m, block_d, stages = _tile(dim)
     with torch.cuda.device_of(z_nD):
         _gradient[(triton.cdiv(n, block_m),)](
             z_nD.contiguous(),
@@ -93,14 +96,17 @@ def gradient(
             BLOCK_N=BLOCK_N,
             BLOCK_D=block_d,
             num_warps=WARPS,
+            num_stages=stages,
+            enable_fp_fusion=True,
         )
     return dz.mul_(peak / (PEAK * form.tau))
 
 
-def _tile(dim: int) -> tuple[int, int]:
-    """BLOCK_M, BLOCK_D"""
+def _tile(dim: int) -> tuple[int, int, int]:
+    """BLOCK_M, BLOCK_D, stages"""
     block_d = max(16, triton.next_power_of_2(dim))
-    return ROWS[max(128, block_d)], block_d
+    block_m, stages = TILES[max(128, block_d)]
+    return block_m, block_d, stages
 
 
 def _check(z_nD: Tensor, keys_MD: Tensor) -> tuple[int, int]:
