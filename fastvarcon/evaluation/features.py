@@ -60,7 +60,7 @@ def extract(
         for views, batch_labels, _ in loader:
             made = encoder(views.to(device)).float().flatten(1)
             features.append(_to_host(made))
-            labels.append(batch_labels.cpu())
+            labels.append(_to_host(batch_labels))
             on_batch(len(batch_labels))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
