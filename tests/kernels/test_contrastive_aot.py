@@ -1,5 +1,4 @@
-"""The Triton contrastive kernels compiled for an A100, an H200 and an RTX card: what they take, and that they use tensor
-cores."""
+"""The Triton contrastive kernels compiled for an A100, an H200 and an RTX card: what they take, and tensor cores."""
 
 import re
 

@@ -14,14 +14,15 @@ Whether it fits is computed from the table of sizes before anything is decoded.
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.backends.cpu import CpuBackend
+from fastvarcon.data.backends.page_lock import lock, unlock
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.decode import ImageError
 from fastvarcon.errors import UserError
@@ -47,6 +48,7 @@ class ResidentBackend:
             place = choose_place(options, total, path)
             self.name = f"resident ({place})"
             self._shared: SharedPixels | None = None
+            self._unlock: weakref.finalize | None = None
             if place == "shared":
                 from fastvarcon.data.backends.shared_pixels import SharedPixels
 
@@ -58,8 +60,13 @@ class ResidentBackend:
                         self._tell_broken(self._shared.notes, path)
                 self._broken = {i: f"{records.name(i)}: broken image" for i in _told_broken(self._shared.notes)}
             else:
-                self._pixels = _reserve(place, total, options.device)
+                where = options.device if place == "device" else "cpu"
+                self._pixels = torch.empty(total, dtype=torch.uint8, device=where)
                 self._fill(decoder)
+            if place == "pinned":
+                lock(self._pixels)
+                self._unlock = weakref.finalize(self, unlock, self._pixels)  # before the memory goes, whoever forgets
+                self._unlock.atexit = False
         finally:
             decoder.close()
 
@@ -84,6 +91,8 @@ class ResidentBackend:
         """Everything is in memory already."""
 
     def close(self) -> None:
+        if self._unlock is not None:
+            self._unlock()
         self._pixels = torch.empty(0, dtype=torch.uint8)
         if self._shared is not None:
             self._shared.close()
@@ -141,9 +150,3 @@ def choose_place(options: BackendOptions, total: int, path: Path) -> str:
             f"{remedy}--data.backend cpu, or convert with a smaller --max-resolution"
         )
     return place
-
-
-def _reserve(place: str, total: int, device: torch.device) -> Tensor:
-    if place == "device":
-        return torch.empty(total, dtype=torch.uint8, device=device)
-    return torch.empty(total, dtype=torch.uint8, pin_memory=place == "pinned")

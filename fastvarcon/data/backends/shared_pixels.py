@@ -15,11 +15,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, SupportsInt
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
+from fastvarcon.data.backends.page_lock import lock, unlock
 from fastvarcon.errors import UserError
 
 FOLDER = Path("/dev/shm")
@@ -59,7 +60,7 @@ class SharedPixels:
             self.pixels = torch.from_numpy(whole[HEADER:])
             self._pinned = pin and num_bytes > 0
             if self._pinned:
-                _check(torch.cuda.cudart().cudaHostRegister(self.pixels.data_ptr(), num_bytes, 0))
+                lock(self.pixels)
         except BaseException:
             self.close()
             raise
@@ -79,7 +80,7 @@ class SharedPixels:
         if self._file.closed:
             return
         if getattr(self, "_pinned", False):
-            _check(torch.cuda.cudart().cudaHostUnregister(self.pixels.data_ptr()))
+            unlock(self.pixels)
         for name in ("pixels", "notes", "_header", "_map"):
             self.__dict__.pop(name, None)  # the map goes with its last user
         with contextlib.suppress(BlockingIOError):
@@ -124,8 +125,3 @@ def _remove_unused(keep: Path) -> None:
 def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
     Path(f"{path}.lock").unlink(missing_ok=True)
-
-
-def _check(code: SupportsInt) -> None:
-    if int(code) != 0:
-        raise UserError(f"the GPU driver refused to page-lock shared memory (code {int(code)}): use --data.keep device")

@@ -142,6 +142,31 @@ def test_half_filled_memory_is_filled_again(file):
     again.close(), held.close()
 
 
+def test_pinned_pixels_take_their_own_size_and_are_unlocked(file, monkeypatch):
+    """torch's pinned memory is rounded up to a power of two. Memory may not go while the driver has it locked."""
+    calls = []
+
+    class Driver:
+        def cudaHostRegister(self, address, size, flags):
+            calls.append(size)
+            return 0
+
+        def cudaHostUnregister(self, address):
+            calls.append("unlocked")
+            return 0
+
+    monkeypatch.setattr(torch.cuda, "cudart", Driver)
+    monkeypatch.setattr(resident, "choose_place", lambda *arguments: "pinned")
+    size = open_backend("cpu", file, 1).fetch(np.arange(15)).pixels.nbytes
+    held = open_backend("resident", file, 1)
+    assert calls == [size] and held.name == "resident (pinned)"
+    held.close(), held.close()
+    assert calls == [size, "unlocked"]
+    forgotten = open_backend("resident", file, 1)
+    del forgotten
+    assert calls == [size, "unlocked"] * 2
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("keep", ["device", "pinned", "shared"])
 def test_gpu_places(file, keep):
