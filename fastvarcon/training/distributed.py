@@ -65,7 +65,8 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
     # Launchers set OMP_NUM_THREADS=1; a CPU run would use one core without a word.
     torch.set_num_threads(train.threads or cores_per_process())
     if on_gpu:
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"  # convolutions: the loss's matrix products stay float32
+        # Convolutions in float32: those of bf16 and fp16 runs are the validation's. The loss's products stay float32.
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
         torch.backends.cudnn.benchmark = True
     else:
         keep_freed_memory()
