@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tables_cells import Row, every_row, once, percent, rows, table
 
@@ -48,31 +48,36 @@ EVIDENCE = "against"  # the study of VarCon against other losses on one budget
 
 
 def studies(wanted: Callable[[str], bool]) -> str:
-    """Mean ± standard deviation over the seeds of every point of the studies with a wanted name."""
+    """Mean ± standard deviation over seeds, the newest row of each, of all points of the studies with a wanted name."""
     found = [row for row in every_row("studies") if wanted(row["study"])]
     lines = {(row["study"], row["series"]) for row in found}
-    alike: dict[tuple[str, ...], list[Row]] = {}
+    alike: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in found:
         several = sum(study == row["study"] for study, _ in lines) > 1
         point = f"{row['series']}, {row['point']}" if several else row["point"]
-        alike.setdefault((row["study"], data_of(row), point), []).append(row)
+        alike.setdefault((row["study"], data_of(row), point), {})[row["seed"]] = row
     one_study = len({study for study, _ in lines}) == 1
     what = once([data if one_study else f"{study}: {data}" for study, data, _ in alike])
     body = [
-        (name, point, str(len(runs)), mean(runs, "linear_top1"), mean(runs, "knn_top1"))
-        for name, ((_, _, point), runs) in zip(what, alike.items(), strict=True)
+        (name, point, str(len(by_seed)), mean(by_seed.values(), "linear_top1"), mean(by_seed.values(), "knn_top1"))
+        for name, ((_, _, point), by_seed) in zip(what, alike.items(), strict=True)
     ]
     head = ("trained on" if one_study else "study", "point", "seeds", "linear", "kNN")
     return table(head, body, (("studies", row) for row in found))
 
 
+RECIPES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenette": "Imagenette"}
+
+
 def data_of(row: Row) -> str:
-    """What a run was trained on, and how long; the recipe is named after the dataset."""
+    """What a run was trained on, with how wide a network, and how long; the recipe is named after the dataset."""
     recipe = re.search(r"recipes/(\w+)\.py", row["command"])[1]
-    return f"{recipe}, {int(row['num_train']):,} images, {row['epochs']} epochs"
+    width = re.search(r"--model.width ([\d.]+)", row["command"])
+    wide = f", width {width[1]}" if width else ""
+    return f"{RECIPES.get(recipe, recipe)}, {int(row['num_train']):,} images{wide}, {row['epochs']} epochs"
 
 
-def mean(found: list[Row], column: str) -> str:
+def mean(found: Iterable[Row], column: str) -> str:
     values = [100 * float(row[column]) for row in found if row[column]]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{spread} %" if values else ""

@@ -55,17 +55,18 @@ def test_a_new_row_changes_the_table(copy):
 
 def test_studies_are_means_over_seeds(copy):
     rows = [("against", "losses", "SupCon", seed, score, 0.5) for seed, score in enumerate((0.80, 0.82, 0.84))]
+    rows[:0] = [("against", "losses", "SupCon", 0, 0.1, 0.1)]  # measured again since
     rows += [("eps", series, "0.1", 0, 0.7, 0.6) for series in ("VarCon", "SupCon")]
     rows += [("epochs", "VarCon", "x 1", 0, 0.7, 0.6)]
     text = "study,series,point,seed,linear_top1,knn_top1,num_train,epochs,machine,date,command\n"
-    rest = '5000,20,2 cores of a CPU,2026-11-23,"python recipes/cifar10.py --out runs/x"'
+    rest = '5000,20,2 cores of a CPU,2026-11-23,"python recipes/cifar10.py --model.width 0.25 --out runs/x"'
     text += "".join(",".join(map(str, row)) + f",{rest}\n" for row in rows)
     (copy / "benchmarks" / "results" / "studies.csv").write_text(text)
     page = copy / "README.md"
     page.write_text("<!-- table:evidence -->\n<!-- /table -->\n<!-- table:studies -->\n<!-- /table -->\n")
     assert run(copy).returncode == 0
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.open() if line[0] == "|"]
-    name = "cifar10, 5,000 images, 20 epochs"
+    name = "CIFAR-10, 5,000 images, width 0.25, 20 epochs"
     assert lines[2] == [name, "SupCon", "3", "82.00 ± 2.00 %", "50.00 ± 0.00 %"]
     assert lines[5:] == [
         [f"eps: {name}", "VarCon, 0.1", "1", "70.00 %", "60.00 %"],
