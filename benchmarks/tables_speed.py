@@ -209,6 +209,17 @@ def fuzz() -> str:
     return table(("damaged files", "opened", "refused", "crashes", "hangs"), [cells], (("fuzz", row) for row in found))
 
 
+def newcomer() -> str:
+    """The steps of docs/quick-start.md, as newcomer.py timed them last."""
+    newest = {row["command"]: row for row in every_row("newcomer")}
+    body = [
+        (name, f"`{command.replace(' --data.train train.beton --data.val val.beton', ' ...')}`", number(row["seconds"]))
+        for name, (command, row) in zip(once([row["step"] for row in newest.values()]), newest.items(), strict=True)
+    ]
+    body.append(("together", "", number(sum(float(row["seconds"]) for row in newest.values()))))
+    return table(("step", "command", "seconds"), body, (("newcomer", row) for row in newest.values()))
+
+
 TABLES = {
     "loader": loader,
     "speed": speed,
@@ -218,4 +229,5 @@ TABLES = {
     "evaluation": evaluation,
     "memory": memory,
     "fuzz": fuzz,
+    "newcomer": newcomer,
 }

@@ -116,7 +116,7 @@ class Command:
         return not self.needs and self.elsewhere is None
 
 
-NEEDS = re.compile(r"\bneeds (a GPU|\d+ GPUs|several machines|Slurm|the network|ImageNet)\b")
+NEEDS = re.compile(r"\bneeds (a GPU|\d+ GPUs|several machines|Slurm|the network|ImageNet|.*an idle machine)\b")
 PROGRAMS = ("make", "fastvarcon", "accelerate", "torchrun", "sbatch", "python", "python3", "pip", "git", "source", "cd")
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:    .*\n|\n(?=    ))+")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
