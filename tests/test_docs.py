@@ -70,6 +70,7 @@ SMALL = {
     "verify": {"--workers": "1"},
     "eval": {"--data.workers": "1"},
     "benchmarks/evaluation.py": {"--rows": "300"},
+    "eval compare": {},
     "eval linear": {"--data.workers": "1", "--epochs": "2"},
 }
 # commands that other tests run: how they begin -> (the test, words of it that show it)
