@@ -75,6 +75,23 @@ def test_studies_are_means_over_seeds(copy):
     ]
 
 
+def test_newcomers_steps_are_those_of_the_newest_measurement(copy):
+    text = "date,step,seconds,cpu_seconds,load,machine,versions,command\n"
+    for seconds in (50, 2):
+        for step in ("convert", "train"):
+            text += f"2026-11-23,{step},{seconds},1,0.1,2 x a CPU,torch=2,fastvarcon {step}\n"
+    (copy / "benchmarks" / "results" / "newcomer.csv").write_text(text)
+    page = copy / "README.md"
+    page.write_text("<!-- table:newcomer -->\n<!-- /table -->\n")
+    assert run(copy).returncode == 0
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.open() if line[0] == "|"]
+    assert lines[2:] == [
+        ["convert", "`fastvarcon convert`", "2.00"],
+        ["train", "`fastvarcon train`", "2.00"],
+        ["together", "", "4.00"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [("guess", None, "there is no table 'guess'"), ("fuzz", "fuzz.csv", "does not exist: measure first")],
