@@ -66,5 +66,5 @@ def _on_one_line(spec: re.Match[str]) -> str:
 def _app(commands: Mapping[str, Callable[..., Any]]) -> SubcommandApp:
     app = SubcommandApp()
     for name, command in commands.items():
-        app.command(command, name=name)
+        app.command(name=name)(command)
     return app

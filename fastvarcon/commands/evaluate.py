@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
@@ -23,7 +24,7 @@ class Compare:
     """Page to write; the figures go beside it, as .json."""
 
 
-EVALUATE: dict[str, type] = {
+EVALUATE: dict[str, Callable[..., Any]] = {
     **{name: evaluation.options for name, evaluation in EVALUATIONS.items()},
     "compare": Compare,
 }

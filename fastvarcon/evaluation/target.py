@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fastvarcon.config import Config, DataConfig
 from fastvarcon.errors import UserError
-from fastvarcon.models.encoders import ENCODERS, ResNetEncoder, build_encoder, identify_encoder
+from fastvarcon.models.encoders import ENCODERS, Encoder, build_encoder, identify_encoder
 from fastvarcon.models.exported import EXPORT_FILE, HEADER, EncoderSpec, find_encoder
 from fastvarcon.models.timm_encoders import create_timm
 from fastvarcon.run_folder import CHECKPOINT_FILE
@@ -194,7 +194,7 @@ def _from_file(path: Path) -> tuple[nn.Module, str]:
     return _filled(resnet_like(state, path), state, path), digest
 
 
-def resnet_like(state: dict[str, Tensor], origin: Path) -> ResNetEncoder:
+def resnet_like(state: dict[str, Tensor], origin: Path) -> Encoder:
     """A ResNet of the depth, width and stem that the tensors of `state` have."""
     blocks = "Bottleneck" if "layer1.0.conv3.weight" in state else "BasicBlock"
     depth = tuple(

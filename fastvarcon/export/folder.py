@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -133,7 +134,7 @@ def timm_config(spec: EncoderSpec, encoder: Encoder) -> dict:
         "num_classes": 0,
     }
     if spec.is_timm:
-        stock = encoder.pretrained_cfg  # of the architecture
+        stock: Any = encoder.pretrained_cfg  # of the architecture
         layers = {name: stock.get(name) for name in ("fixed_input_size", "pool_size", "first_conv", "classifier")}
     else:
         layers = {"fixed_input_size": False, "pool_size": [-(-spec.size // 32)] * 2}

@@ -238,6 +238,7 @@ def _evaluate(
         if s.label_smoothing:
             _, nll = TERMS[s.terms]
             loss = loss + nll * smoothing_rows(z, labels, sums, counts, own, s.tau1, s.label_smoothing)
+        assert inverse_rows is not None
         return loss, stats, inverse_rows
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -43,7 +44,7 @@ def create_timm(encoder: str, *, size: int | None = None, any_size: bool = False
 
     name = encoder.removeprefix(TIMM)
     settings = timm.get_pretrained_cfg(name)
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if size is not None and settings is not None and settings.fixed_input_size:
         options["img_size"] = size
         if any_size:

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
@@ -58,13 +58,15 @@ def run_study(study: Study, description: str | None) -> None:
     flags = tyro.cli(Flags, default=Flags(**given), description="\n ".join((description or "").splitlines()))
     if flags.redraw is not None:
         return _redraw(study, flags.redraw, flags.out / f"{study.name}.png")
-    config = _check(study, flags, base, recipe)
+    if recipe is None:
+        raise UserError("--recipe is missing: give a file such as recipes/cifar10.py, or --small for the digits")
+    config = _check(study, flags, base)
     if is_small:
         small.make_data(config.data)
     grid = cells(study, config, flags.seeds, flags.only)
     from fastvarcon.studies.driver import Driver
 
-    how = {"here": flags.here, "jobs": flags.jobs, "processes": flags.processes}
+    how: dict[str, Any] = {"here": flags.here, "jobs": flags.jobs, "processes": flags.processes}
     Driver(study, grid, flags.out, recipe, defaults, **how).run()
 
 
@@ -80,10 +82,8 @@ def _redraw(study: Study, table: Path, figure: Path) -> None:
     print(figure)
 
 
-def _check(study: Study, flags: Flags, base: Config, recipe: Path | None) -> Config:
+def _check(study: Study, flags: Flags, base: Config) -> Config:
     """The settings that all runs start from. Raises UserError for what cannot be."""
-    if recipe is None:
-        raise UserError("--recipe is missing: give a file such as recipes/cifar10.py, or --small for the digits")
     if min(flags.seeds, flags.jobs) < 1 or flags.processes < 0:
         raise UserError("--seeds and --jobs must be at least 1, --processes 0 or more")
     if flags.here and (flags.jobs > 1 or flags.processes > 1):

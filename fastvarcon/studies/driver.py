@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
+from fastvarcon.evaluation.options import EvalOptions
 from fastvarcon.progress import Bar, format_seconds
 from fastvarcon.run_folder import RunFolder
 from fastvarcon.studies import commands
@@ -124,7 +125,9 @@ class Driver:
             raise SystemExit(143)  # asked to stop: the run is saved
         for name in missing_scores(cell, self.study):
             words = commands.evaluation(cell, self.study, name)
-            evaluate(name, parse(words[2:]), shlex.join(words))
+            options = parse(words[2:])
+            assert isinstance(options, EvalOptions)
+            evaluate(name, options, shlex.join(words))
 
     # ---- in processes of their own ---------------------------------------------------------------------------------
 

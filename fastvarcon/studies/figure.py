@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from fastvarcon.studies.grid import Study
 SCORES = {"linear_top1": "linear probe", "knn_top1": "kNN, k = 20"}
 FEW_SHOT = {"few_shot_logistic": "logistic regression", "few_shot_mean": "nearest class mean"}
 LOOKS = [(colour, style) for style in ("-", "--") for colour in (BLUE, ORANGE, GREEN, GREY)]
-RING = {"s": 16, "facecolors": "none", "edgecolors": GREY, "linewidths": 0.9, "zorder": 3}
+RING: dict[str, Any] = {"s": 16, "facecolors": "none", "edgecolors": GREY, "linewidths": 0.9, "zorder": 3}
 
 Rows = list[dict[str, str]]
 
@@ -68,6 +69,7 @@ def _by_value(axes: Axes, study: Study, rows: Rows, score: str) -> None:
                 by_value.setdefault(float(row["value"]), []).append(float(row[score]))
         _line(axes, by_value, series, number)
     values = sorted({float(row["value"]) for row in rows})
+    assert study.axis is not None
     if study.axis.log:
         axes.set_xscale("log")
     axes.set_xticks(values, [f"{value:g}" for value in values])

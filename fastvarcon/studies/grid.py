@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
@@ -113,7 +114,7 @@ def _chosen(points: tuple[Point, ...], only: tuple[str, ...]) -> tuple[Point, ..
 
 
 def _settings(base: Config, point: Point) -> dict[str, object]:
-    flat = base.flat()
+    flat: dict[str, Any] = base.flat()
     scaled = {}
     for key, factor in point.times.items():
         value = flat[key] * factor
@@ -127,8 +128,8 @@ def _changed(config: Config, values: Mapping[str, object]) -> Config:
     for key, value in values.items():
         group, _, name = key.rpartition(".")
         groups.setdefault(group, {})[name] = value
-    top = groups.pop("", {})
-    parts = {group: dataclasses.replace(getattr(config, group), **new) for group, new in groups.items()}
+    top: dict[str, Any] = groups.pop("", {})
+    parts: dict[str, Any] = {group: dataclasses.replace(getattr(config, group), **new) for group, new in groups.items()}
     return dataclasses.replace(config, **top, **parts)
 
 

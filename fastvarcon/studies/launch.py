@@ -90,6 +90,7 @@ class Child:
             )
 
     def _in_child(self) -> None:
+        assert LIBC is not None
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # also where this process is killed
         if self._slot.cores is not None:
             os.sched_setaffinity(0, self._slot.cores)
@@ -108,6 +109,7 @@ class Child:
         return False
 
     def _reason(self) -> str:
+        assert self._process is not None
         said = self._tail().rpartition("\n$ ")[2].splitlines()
         errors = [line for line in said if line.startswith("error")]
         return errors[-1].partition(": ")[2] if errors else f"exit code {self._process.returncode}"

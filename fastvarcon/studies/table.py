@@ -50,6 +50,7 @@ def row(cell: Cell, study: Study, command: list[str]) -> dict[str, str]:
     out, flat = cell.config.out, cell.config.flat()
     folder = RunFolder(out)
     summary, scores = folder.read_summary(), results(out)
+    assert summary is not None
     wrote = datetime.datetime.fromtimestamp(folder.summary.stat().st_mtime)
     linear = scores["linear"]
     few_shot = {

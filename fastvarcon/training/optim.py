@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 
@@ -38,8 +40,9 @@ def exempt_from_decay(model: ContrastiveModel) -> set[str]:
     """Names of the parameters that act on channels, not as matrices: norm scales, biases, and what timm's networks name
     (position embeddings, class tokens)."""
     names = {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
-    if hasattr(model.encoder, "no_weight_decay"):
-        names |= {f"encoder.{name}" for name in model.encoder.no_weight_decay()}
+    encoder: Any = model.encoder
+    if hasattr(encoder, "no_weight_decay"):
+        names |= {f"encoder.{name}" for name in encoder.no_weight_decay()}
     return names
 
 
