@@ -33,31 +33,10 @@ def row_table(z_nD: Tensor, keys_MD: Tensor, ids_3n: Tensor, key_ids_3M: Tensor,
     """As `contrastive_torch.row_table`, in float32, for rows and keys in float16, bfloat16 or float32 of at most
     MAX_DIM columns. Raises ValueError for others.
     """
-    n, dim = _check(z_nD, keys_MD)
+    n, _ = _check(z_nD, keys_MD)
     table = torch.empty((6, n), dtype=torch.float32, device=z_nD.device)
-    block_m, block_d, stages = _tile(dim)
-    with torch.cuda.device_of(z_nD):
-        _forward[(triton.cdiv(n, block_m),)](
-            z_nD.contiguous(),
-            keys_MD.contiguous(),
-            ids_3n.contiguous(),
-            key_ids_3M.contiguous(),
-            None if form.beta is None else log_weight(key_ids_3M, torch.float32),
-            table,
-            n,
-            len(keys_MD),
-            dim,
-            1 / form.tau,
-            form.beta or 0.0,
-            OWN=form.own,
-            INSIDE=form.inside,
-            BLOCK_M=block_m,
-            BLOCK_N=BLOCK_N,
-            BLOCK_D=block_d,
-            num_warps=WARPS,
-            num_stages=stages,
-            enable_fp_fusion=True,
-        )
+    weight = None if form.beta is None else log_weight(key_ids_3M, torch.float32)
+    _launch(_forward, z_nD, keys_MD, ids_3n, key_ids_3M, (weight, table), form, form.beta or 0.0)
     return RowTable(*table)
 
 
@@ -75,21 +54,36 @@ def gradient(
     peak = key_scalars_4M[1:3].abs().amax().clamp(min=1e-30)  # the same on all processes: keys are those of all
     factor = torch.stack([peak.new_ones(()), PEAK / peak, PEAK / peak, peak.new_ones(())])[:, None]
     dz = torch.empty((n, dim), dtype=torch.float32, device=z_nD.device)
+    scalars = (scalars_4n * factor).contiguous(), (key_scalars_4M * factor).contiguous()
+    _launch(_gradient, z_nD, keys_MD, ids_3n, key_ids_3M, (*scalars, dz), form, form.sharpness)
+    return dz.mul_(peak / (PEAK * form.tau))
+
+
+def _launch(
+    kernel: triton.JITFunction,
+    z_nD: Tensor,
+    keys_MD: Tensor,
+    ids_3n: Tensor,
+    key_ids_3M: Tensor,
+    own: tuple[Tensor | None, ...],
+    form: Form,
+    exponent: float,
+) -> None:
+    """A program for each BLOCK_M rows; `own` is what the kernel takes and gives beside rows, keys and their ids."""
+    n, dim = z_nD.shape
     block_m, block_d, stages = _tile(dim)
     with torch.cuda.device_of(z_nD):
-        _gradient[(triton.cdiv(n, block_m),)](
+        kernel[(triton.cdiv(n, block_m),)](
             z_nD.contiguous(),
             keys_MD.contiguous(),
             ids_3n.contiguous(),
             key_ids_3M.contiguous(),
-            (scalars_4n * factor).contiguous(),
-            (key_scalars_4M * factor).contiguous(),
-            dz,
+            *own,
             n,
             len(keys_MD),
             dim,
             1 / form.tau,
-            form.sharpness,
+            exponent,
             OWN=form.own,
             INSIDE=form.inside,
             BLOCK_M=block_m,
@@ -99,7 +93,6 @@ def gradient(
             num_stages=stages,
             enable_fp_fusion=True,
         )
-    return dz.mul_(peak / (PEAK * form.tau))
 
 
 def _tile(dim: int) -> tuple[int, int, int]:
