@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import torch
 import torchvision.transforms.v2 as v2
 import torchvision.transforms.v2.functional as tv
 
+from fastvarcon.data.augment import ViewTable, view_params
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.kernels import reference
 from fastvarcon.kernels.operations import OPERATIONS
@@ -57,6 +59,19 @@ def photos() -> ImageBatch:
             )
             pieces.append(photo[y : y + height, x : x + width])
     return ImageBatch.from_images(pieces, np.zeros(len(pieces), np.int64), np.arange(len(pieces)))
+
+
+@pytest.fixture(scope="session")
+def full_image_table():
+    """`full_image_table(batch, **columns)`: a table that shows whole images and changes nothing but `columns`."""
+
+    def table(batch: ImageBatch, **columns: torch.Tensor) -> ViewTable:
+        height, width, none = batch.height.float(), batch.width.float(), torch.zeros(len(batch))
+        sizes = {"heights": batch.height.numpy(), "widths": batch.width.numpy()}
+        made = view_params("crop", 0, 0, np.arange(len(batch)), 0, **sizes)
+        return dataclasses.replace(made, **{"box": torch.stack([none, none, height, width], 1), **columns})
+
+    return table
 
 
 @pytest.fixture(scope="session")

@@ -29,15 +29,6 @@ def batch(rng) -> ImageBatch:
     return ImageBatch.from_images(images, np.zeros(COUNT, np.int64), np.arange(COUNT))
 
 
-def full_image_table(batch: ImageBatch, **columns: torch.Tensor) -> ViewTable:
-    """A table that shows the whole image and changes nothing but `columns`."""
-    table = view_params(
-        "crop", 0, 0, np.arange(len(batch)), 0, heights=batch.height.numpy(), widths=batch.width.numpy()
-    )
-    box = torch.stack([torch.zeros(len(batch)), torch.zeros(len(batch)), batch.height.float(), batch.width.float()], 1)
-    return dataclasses.replace(table, **{"box": box, **columns})
-
-
 @pytest.fixture
 def assert_like_torchvision(views, batch, torchvision_view):
     def check(table: ViewTable, size: int) -> None:
@@ -74,7 +65,7 @@ def test_policies_equal_torchvision(assert_like_torchvision, batch, policy, size
         ("flip", 1),
     ],
 )
-def test_each_operation_alone_equals_torchvision(assert_like_torchvision, batch, column, value):
+def test_each_operation_alone_equals_torchvision(assert_like_torchvision, batch, column, value, full_image_table):
     neutral = full_image_table(batch)
     changed = torch.full_like(getattr(neutral, column), value)
     assert_like_torchvision(full_image_table(batch, **{column: changed}), 32)
@@ -90,7 +81,7 @@ def test_evaluation_equals_resize_and_centre_crop(views, batch, resize, size):
         assert (ours[index] - theirs).abs().max() <= 1e-4
 
 
-def test_rows_are_view_major_and_channels_last_and_normalised(views, batch):
+def test_rows_are_view_major_and_channels_last_and_normalised(views, batch, full_image_table):
     one = full_image_table(batch)
     both = ViewTable.cat([one, dataclasses.replace(one, flip=~one.flip)])
     out = views(batch, both, size=20, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -108,21 +99,21 @@ def test_float32_is_float64_to_rounding(views, batch, policy):
     assert (views(batch, table, size=33, **OFF) - exact).abs().max() < 5e-6
 
 
-def test_half_precision_is_the_rounded_float32(views, batch):
+def test_half_precision_is_the_rounded_float32(views, batch, full_image_table):
     table = full_image_table(batch)
     exact = reference.views(batch, table, size=20, **OFF, dtype=torch.float64)
     half = views(batch, table, size=20, **OFF, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16 and (half.double() - exact).abs().max() < 2**-8
 
 
-def test_result_does_not_depend_on_the_chunking(batch, monkeypatch):
+def test_result_does_not_depend_on_the_chunking(batch, monkeypatch, full_image_table):
     table = full_image_table(batch)
     whole = reference.views(batch, table, size=20, **OFF)
     monkeypatch.setattr(reference, "CANVAS_BYTES", 1)
     assert torch.allclose(reference.views(batch, table, size=20, **OFF), whole, atol=1e-6)
 
 
-def test_result_does_not_depend_on_the_threads(batch):
+def test_result_does_not_depend_on_the_threads(batch, full_image_table):
     table = full_image_table(batch, blur_sigma=torch.ones(COUNT))
     threads = torch.get_num_threads()
     results = []
@@ -133,7 +124,7 @@ def test_result_does_not_depend_on_the_threads(batch):
     assert torch.equal(*results)
 
 
-def test_choice_of_implementation(batch):
+def test_choice_of_implementation(batch, full_image_table):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert kernels.views_backend(cpu, torch.float32) == kernels.views_backend(cpu, torch.bfloat16) == "numba"
     assert kernels.views_backend(gpu, torch.float32) == kernels.views_backend(gpu, torch.bfloat16) == "triton"
@@ -184,7 +175,7 @@ def test_sizes_that_are_no_multiple_of_a_vector_or_a_tile(batch, policy, size):
     assert_like_reference(batch, table, size)
 
 
-def test_rows_wider_than_a_tile(batch):
+def test_rows_wider_than_a_tile(batch, full_image_table):
     one = dataclasses.replace(batch, **{name: getattr(batch, name)[:1] for name in vars(batch) if name != "pixels"})
     table = full_image_table(one, contrast=torch.tensor([1.4]), hue=torch.tensor([0.1]), flip=torch.tensor([True]))
     assert_like_reference(one, table, views_cpu.TILE + 1)
@@ -192,7 +183,7 @@ def test_rows_wider_than_a_tile(batch):
 
 @pytest.mark.parametrize("extend", [False, True])
 @pytest.mark.parametrize("scale", [0.4, 1.0, 1.3, 1.9, 2.6, 9.0])
-def test_every_number_of_filter_taps(batch, scale, extend):
+def test_every_number_of_filter_taps(batch, scale, extend, full_image_table):
     """From enlarging, 2 taps, to reducing ninefold, 18; boxes that are cut out are whole, as in training."""
     size = 8
     length = (torch.stack([batch.height, batch.width], 1) - 1).clamp(max=scale * size)
@@ -205,7 +196,7 @@ def test_every_number_of_filter_taps(batch, scale, extend):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 3)])
-def test_images_and_boxes_of_one_pixel(rng, shape):
+def test_images_and_boxes_of_one_pixel(rng, shape, full_image_table):
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(2)]
     batch = ImageBatch.from_images(images, np.zeros(2, np.int64), np.arange(2))
     corner = torch.tensor([[shape[0] - 1.0, shape[1] - 1.0, 1.0, 1.0]]).repeat(2, 1)
@@ -226,7 +217,7 @@ def colours() -> ImageBatch:
 
 
 @pytest.mark.parametrize("turns", [-0.5, -1 / 3, -1 / 6, -1e-3, 1e-3, 1 / 12, 1 / 6, 1 / 3, 0.5])
-def test_hue_of_ties_and_extremes_equals_torchvision(views, colours, turns):
+def test_hue_of_ties_and_extremes_equals_torchvision(views, colours, turns, full_image_table):
     ours = views(colours, full_image_table(colours, hue=torch.tensor([turns])), size=15, **OFF)[0]
     image = colours.image(0).permute(2, 0, 1).float() / 255
     assert (ours - tv.adjust_hue(image, turns)).abs().max() <= 2e-6
@@ -234,7 +225,9 @@ def test_hue_of_ties_and_extremes_equals_torchvision(views, colours, turns):
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)])
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.4, 2.0])
-def test_strong_factors_on_extreme_colours_equal_torchvision(views, colours, torchvision_view, order, factor):
+def test_strong_factors_on_extreme_colours_equal_torchvision(
+    views, colours, torchvision_view, order, factor, full_image_table
+):
     columns = {name: torch.tensor([factor]) for name in ("brightness", "contrast", "saturation")}
     table = full_image_table(
         colours, hue=torch.tensor([0.2]), order=torch.tensor([order], dtype=torch.uint8), **columns
@@ -262,14 +255,14 @@ def test_bfloat16_ties_and_extremes_round_as_torch_does(rng):
     assert np.array_equal(ours, theirs)
 
 
-def test_float16_is_the_rounded_float32(views, batch):
+def test_float16_is_the_rounded_float32(views, batch, full_image_table):
     table = full_image_table(batch)
     assert torch.equal(
         views(batch, table, size=20, **OFF, dtype=torch.float16), views(batch, table, size=20, **OFF).half()
     )
 
 
-def test_memory_is_used_again_but_never_while_a_result_is_in_use(batch):
+def test_memory_is_used_again_but_never_while_a_result_is_in_use(batch, full_image_table):
     table, dark = full_image_table(batch), full_image_table(batch, brightness=torch.zeros(COUNT))
     first = views_cpu.views(batch, table, size=37, **OFF)
     copy, address, part = first.clone(), first.data_ptr(), first[3]
@@ -281,14 +274,14 @@ def test_memory_is_used_again_but_never_while_a_result_is_in_use(batch):
     assert second.data_ptr() % 64 == 0 and not second.any()
 
 
-def test_memory_kept_for_later_is_bounded(batch):
+def test_memory_kept_for_later_is_bounded(batch, full_image_table):
     table = full_image_table(batch)
     results = [views_cpu.views(batch, table, size=11, **OFF) for _ in range(6)]
     del results
     assert len(views_cpu._spare) <= 2
 
 
-def test_no_views_of_some_images(views, batch):
+def test_no_views_of_some_images(views, batch, full_image_table):
     table = ViewTable(**{name: column[:0] for name, column in vars(full_image_table(batch)).items()})
     assert views(batch, table, size=8, **OFF).shape == (0, 3, 8, 8)
 

@@ -34,13 +34,6 @@ def random_table(batch: ImageBatch, policy: str, num_views: int = 1, epoch: int 
     return ViewTable.cat(views)
 
 
-def full_image_table(batch: ImageBatch, **columns) -> ViewTable:
-    """A table that shows the whole image and changes nothing but `columns`."""
-    table = random_table(batch, "crop")
-    box = torch.stack([torch.zeros(len(batch)), torch.zeros(len(batch)), batch.height.float(), batch.width.float()], 1)
-    return dataclasses.replace(table, **{"box": box, **columns})
-
-
 def assert_like_reference(batch: ImageBatch, table: ViewTable, size: int) -> None:
     ours = views_triton.views(batch, table, size=size, **OFF).cpu()
     assert ours.dtype == torch.float32 and ours.is_contiguous(memory_format=torch.channels_last)
@@ -74,14 +67,14 @@ def test_policies(batch, policy, size):
         ("flip", 1),
     ],
 )
-def test_each_operation_alone(batch, column, value):
+def test_each_operation_alone(batch, column, value, full_image_table):
     neutral = full_image_table(batch)
     assert_like_reference(
         batch, full_image_table(batch, **{column: torch.full_like(getattr(neutral, column), value)}), 20
     )
 
 
-def test_all_operations_in_all_orders(rng):
+def test_all_operations_in_all_orders(rng, full_image_table):
     count = len(OP_ORDERS)
     batch = make_batch(rng, [(12, 12)] * count)
     factors = {name: torch.full((count,), value) for name, value in (("brightness", 1.4), ("contrast", 0.5))}
@@ -103,7 +96,7 @@ def test_evaluation_reads_beyond_the_box(batch, resize, size):
     assert_like_reference(batch, eval_params(batch.height.numpy(), batch.width.numpy(), resize=resize, size=size), size)
 
 
-def test_boxes_and_images_of_one_pixel(rng):
+def test_boxes_and_images_of_one_pixel(rng, full_image_table):
     batch = make_batch(rng, [(1, 1), (1, 40), (33, 1), (20, 20), (20, 20)])
     table = full_image_table(batch, contrast=torch.full((5,), 0.5), blur_sigma=torch.full((5,), 0.7))
     table.box[3:] = torch.tensor([[19.0, 19.0, 1.0, 1.0], [0.0, 7.0, 20.0, 1.0]])
@@ -161,7 +154,7 @@ def test_plan_takes_over_the_rows_of_another(batch):
     assert torch.allclose(made, views_triton.views(batch, tables[1], size=10, **OFF), atol=1e-6)
 
 
-def test_plan_that_does_not_fit_into_another(batch):
+def test_plan_that_does_not_fit_into_another(batch, full_image_table):
     plan = make_plan(batch, full_image_table(batch), 10)
     with pytest.raises(
         ValueError, match=r"\(5, 5, 11, False, 1\) and 0 slots does not fit into one of \(5, 5, 10, False, 1\) and 0"
@@ -178,7 +171,7 @@ def test_dispatch(batch, monkeypatch):
     assert torch.equal(dispatched, views_triton.views(batch, table, size=8, **NORMALISE, dtype=torch.float16))
 
 
-def test_batch_of_nothing(batch):
+def test_batch_of_nothing(batch, full_image_table):
     nothing = ImageBatch(**{name: column[:0] for name, column in vars(batch).items()})
     table = ViewTable(**{name: column[:0] for name, column in vars(full_image_table(batch)).items()})
     assert views_triton.views(nothing, table, size=8, **OFF).shape == (0, 3, 8, 8)
