@@ -97,7 +97,7 @@ ELSEWHERE = {
     "sbatch ": ("tests/test_launching.py", "train.sbatch"),
     "python benchmarks/fuzz_reader.py": ("tests/data/test_beton_fuzz.py", "fuzz_reader.fuzz("),
     "python recipes/cl_vs_nscl.py": ("tests/training/test_cl_vs_nscl.py", "cl_vs_nscl.py"),
-    "python recipes/studies/": ("tests/studies/test_driver.py", '[name, "--small"'),
+    "python recipes/studies/": ("tests/studies/test_driver.py", "recipes/studies/"),
 }
 
 # ------------------------------------------------------------------------------------------------- pages

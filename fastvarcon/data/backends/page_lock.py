@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import SupportsInt
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,6 @@ def unlock(pixels: Tensor) -> None:
     _check(torch.cuda.cudart().cudaHostUnregister(pixels.data_ptr()))
 
 
-def _check(code) -> None:
+def _check(code: SupportsInt) -> None:
     if int(code) != 0:
         raise UserError(f"the GPU driver refused to page-lock memory (code {int(code)}): use --data.keep device")
