@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,12 +93,13 @@ def train(
     x, y = with_ones(x)[order], y[order]
     size = batch_size(len(x))
     steps, step = epochs * math.ceil(len(x) / size), 0
-    with fast_products(x.device), threads_for(size * probes.weights.numel()):
+    with threads_for(size * probes.weights.numel()):
         for epoch in range(epochs):
-            for start, count in _cuts(len(x), size, generator):
-                rows = _circular(x, start, count), _circular(y, start, count)
-                probes.step(*rows, 0.5 * (1 + math.cos(math.pi * step / steps)))
-                step += 1
+            with fast_products(x.device):
+                for start, count in _cuts(len(x), size, generator):
+                    rows = _circular(x, start, count), _circular(y, start, count)
+                    probes.step(*rows, 0.5 * (1 + math.cos(math.pi * step / steps)))
+                    step += 1
             on_epoch(epoch + 1)
 
 
@@ -121,11 +123,12 @@ def with_ones(x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def fast_products(device: torch.device) -> Iterator[None]:
-    """Inside, float32 products on a CPU may round their factors to bfloat16, where the CPU has units for it (sums stay
-    float32; elsewhere nothing changes). Training only: what is scored is computed outside."""
-    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # the module makes it when it is loaded
-    before = products.fp32_precision
-    products.fp32_precision = "bf16" if device.type == "cpu" else before
+    """Inside, float32 products may round their factors, to TF32 on a GPU, on a CPU to bfloat16 if it has units for it
+    (sums stay float32; elsewhere nothing changes). Training only: what is scored is computed outside."""
+    backends: Any = torch.backends  # mkldnn.matmul is made when its module is loaded
+    on_cpu = device.type == "cpu"
+    products = backends.mkldnn.matmul if on_cpu else backends.cuda.matmul
+    before, products.fp32_precision = products.fp32_precision, "bf16" if on_cpu else "tf32"
     try:
         yield
     finally:

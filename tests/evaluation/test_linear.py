@@ -86,6 +86,31 @@ def test_choice_on_principal_components_is_the_choice_on_all(pixels, monkeypatch
     assert max(differ) <= 1 / 30 and len(differ) == 12
 
 
+@pytest.mark.parametrize(
+    ("device", "matmul", "fast"),
+    [("cpu", torch.backends.mkldnn.matmul, "bf16"), ("cuda", torch.backends.cuda.matmul, "tf32")],
+)
+def test_products_are_rounded_in_training_and_whole_in_scoring(device, matmul, fast, monkeypatch):
+    before, seen = matmul.fp32_precision, []
+
+    class Probes:
+        weights = torch.zeros(3, 2)
+
+        def step(self, *batch) -> None:
+            seen.append(matmul.fp32_precision)
+
+    context = softmax.fast_products
+    monkeypatch.setattr(softmax, "fast_products", lambda _: context(torch.device(device)))
+    x, y = torch.rand(20, 2), torch.zeros(20, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+
+    def look(epoch: int) -> None:
+        seen.append(matmul.fp32_precision)
+
+    softmax.train(Probes(), x, y, epochs=1, generator=generator, on_epoch=look)
+    assert seen == [fast] * 10 + [before]
+
+
 def test_few_classes_have_no_top5():
     x = torch.tensor([[0.0, 1], [0.1, 1], [1, 0], [1, 0.1]])
     y = torch.tensor([0, 0, 1, 1])
