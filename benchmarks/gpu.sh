@@ -7,7 +7,8 @@
 # Logs and CSV rows go to $OUT (default: runs/gpu). $CIFAR10 names a folder with CIFAR-10 as train/CLASS/*.jpg and
 # test/CLASS/*.jpg, $PHOTOS a folder with JPEG photographs as CLASS/*.jpg (128 or more); without them the parts that need
 # them say so and are left out. A part that fails or runs out of time does not stop the others; the exit status is then 1.
-# $PYTHON chooses the interpreter, $VARCON_SHAPES the shapes of the loss (ROWSxWIDTHxCLASSES ...).
+# $PYTHON chooses the interpreter, $VARCON_SHAPES the shapes of the loss (ROWSxWIDTHxCLASSES ...), $CIFAR10_FLAGS adds
+# flags to recipes/cifar10_fast.py.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/gpu}
@@ -86,13 +87,13 @@ train() {  # digits, in bf16, on one GPU
             --out "$work/digits-gpu" --train.device "$DEVICE" && score "$work/digits-gpu"
 }
 
-cifar10() {  # the whole recipe, for a few epochs
+cifar10() {  # the whole recipe that is made for a minute of an H200
     [ -d "${CIFAR10:-}/train" ] || { echo "left out: set CIFAR10 to a folder with train/CLASS and test/CLASS"; return 0; }
     "$PYTHON" -m fastvarcon.cli convert "$CIFAR10/train" "$work/cifar10-train.beton" --mode raw &&
         "$PYTHON" -m fastvarcon.cli convert "$CIFAR10/test" "$work/cifar10-val.beton" --mode raw &&
-        "$PYTHON" recipes/cifar10.py --data.train "$work/cifar10-train.beton" --data.val "$work/cifar10-val.beton" \
-            --out "$work/cifar10-gpu" --train.device "$DEVICE" --train.epochs "${CIFAR10_EPOCHS:-8}" \
-            --train.warmup-epochs 1 && score "$work/cifar10-gpu"
+        "$PYTHON" recipes/cifar10_fast.py --data.train "$work/cifar10-train.beton" \
+            --data.val "$work/cifar10-val.beton" --out "$work/cifar10-gpu" --train.device "$DEVICE" ${CIFAR10_FLAGS:-} &&
+        score "$work/cifar10-gpu"
 }
 
 export -f tests views varcon contrastive photos loader step train cifar10 score
