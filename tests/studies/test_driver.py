@@ -146,7 +146,8 @@ def test_runs_as_processes_of_their_own(run_python, digits, tmp_path):
     words = ["--data.size", "8", "--data.eval-resize", "8", "--model.width", "0.125", "--train.val-every", "0", *TINY]
     (tmp_path / "recipes").symlink_to(RECIPES)
     study = ["recipes/studies/eps.py", "--recipe", "recipes/digits.py", *files(digits), *words, "--out", "study"]
-    done = run_python(*study, "--only", "0", "--seeds", "1", cwd=tmp_path, PYTHONPATH=os.pathsep.join(sys.path))
+    where = {"cwd": tmp_path, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = run_python(*study, "--only", "0", "--seeds", "1", timeout=1500, **where)  # four programs start
     assert done.returncode == 0, done.stdout + done.stderr
     [row] = rows_of(tmp_path / "study/eps.csv")
     log = (tmp_path / "study/0-seed0.log").read_text()
