@@ -18,12 +18,14 @@ from evaluation import DEFAULT_OUT, record
 
 from fastvarcon.run_folder import RunFolder
 
+NAMES = {"protocol fast": "linear", "protocol paper": "linear-paper"}
 
-def row(run: Path, name: str) -> dict[str, str | int]:
-    figures = json.loads((run / "eval" / f"{name}.json").read_text())
+
+def row(run: Path, task: str) -> dict[str, str | int]:
+    figures = json.loads((run / "eval" / f"{NAMES[task]}.json").read_text())
     made_by = RunFolder(run).read_summary()["command"]
     return {
-        "task": name,
+        "task": task,
         "rows": figures["num_train"],
         "queries": figures["num_val"],
         "dim": figures["feature_dim"],
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     args = parser.parse_args()
-    fast, paper = (row(args.run, name) for name in ("linear", "linear-paper"))
+    fast, paper = (row(args.run, task) for task in NAMES)
     for one in (fast, paper):
         record(args.out, one)
     times = float(paper["seconds"]) / float(fast["seconds"])

@@ -82,9 +82,20 @@ def paragraph(text: str, sources: Iterable[Source]) -> str:
     """Text between empty lines, above when and where its rows were measured."""
     found = list(sources)
     files = ", ".join(sorted({f"`{name}.csv`" for name, _ in found}))
-    machines = {re.sub(r"\(R\)| Processor", "", row["machine"]) for _, row in found if "machine" in row}
-    machines = sorted({re.sub(r"^(\d+) x ", r"\1 cores of ", machine) for machine in machines})
+    machines = machines_of(row["machine"] for _, row in found if "machine" in row)
     dates = sorted({row["date"] for _, row in found})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     where = f" on {' and '.join(machines)}" if machines else ""
     return f"\n{text}\n\n<sub>{when}{where}. The rows, with their commands: {files} in `benchmarks/results/`.</sub>\n\n"
+
+
+def machines_of(names: Iterable[str]) -> list[str]:
+    """Machines as the rows name them, one CPU once whatever share of its cores a measurement had."""
+    cores: dict[str, set[str]] = {}
+    for name in names:
+        count, cpu = re.fullmatch(r"(?:(\d+) (?:x|cores of) )?(.*)", re.sub(r"\(R\)| Processor", "", name)).groups()
+        cores.setdefault(cpu, set()).update([count] if count else [])
+    shares = {cpu: " or ".join(sorted(counts, key=int)) for cpu, counts in cores.items()}
+    return sorted(
+        f"{share} {'core' if share == '1' else 'cores'} of {cpu}" if share else cpu for cpu, share in shares.items()
+    )

@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable
 
-from tables_cells import Row, every_row, once, percent, rows, table
+from tables_cells import Row, every_row, number, once, percent, rows, table
 
 RUNS = {
     "digits": "`make demo`: scanned digits, a narrow ResNet-18",
@@ -44,12 +44,9 @@ def demo() -> str:
     return table(("score", "top-1", "held-out images"), body, [("runs", row)])
 
 
-EVIDENCE = "against"  # the study of VarCon against other losses on one budget
-
-
-def studies(wanted: Callable[[str], bool]) -> str:
-    """Mean ± standard deviation over seeds, the newest row of each, of all points of the studies with a wanted name."""
-    found = [row for row in every_row("studies") if wanted(row["study"])]
+def studies(wanted: Callable[[Row], bool]) -> str:
+    """Mean ± standard deviation over seeds, the newest row of each, of all points of the wanted rows."""
+    found = [row for row in every_row("studies") if wanted(row)]
     lines = {(row["study"], row["series"]) for row in found}
     alike: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in found:
@@ -66,12 +63,31 @@ def studies(wanted: Callable[[str], bool]) -> str:
     return table(head, body, (("studies", row) for row in found))
 
 
+def protocols() -> str:
+    """The two protocols of the linear probe on the newest run that both were measured on."""
+    found = [rows("evaluation", task=f"protocol {name}")[-1] for name in ("fast", "paper")]
+    body = [
+        (
+            row["task"].split()[1],
+            percent(row["top1"]),
+            f"{100 * float(row['detail'].split()[1][:-1]):.2f} %",
+            number(row["seconds"]),
+        )
+        for row in found
+    ]
+    return table(("protocol", "top-1", "deviation over seeds", "seconds"), body, (("evaluation", row) for row in found))
+
+
 RECIPES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenette": "Imagenette"}
+
+
+def recipe_of(row: Row) -> str:
+    return re.search(r"recipes/(\w+)\.py", row["command"])[1]
 
 
 def data_of(row: Row) -> str:
     """What a run was trained on, with how wide a network, and how long; the recipe is named after the dataset."""
-    recipe = re.search(r"recipes/(\w+)\.py", row["command"])[1]
+    recipe = recipe_of(row)
     width = re.search(r"--model.width ([\d.]+)", row["command"])
     wide = f", width {width[1]}" if width else ""
     return f"{RECIPES.get(recipe, recipe)}, {int(row['num_train']):,} images{wide}, {row['epochs']} epochs"
@@ -86,6 +102,9 @@ def mean(found: Iterable[Row], column: str) -> str:
 TABLES = {
     "demo": demo,
     "runs": runs,
-    "evidence": lambda: studies(lambda name: name == EVIDENCE),
-    "studies": lambda: studies(lambda name: name != EVIDENCE),
+    "protocols": protocols,
+    # VarCon against other losses on one budget: on photographs, and on scanned digits, which show the machinery alone
+    "evidence": lambda: studies(lambda row: row["study"] == "against" and recipe_of(row) != "digits"),
+    "against-digits": lambda: studies(lambda row: row["study"] == "against" and recipe_of(row) == "digits"),
+    "studies": lambda: studies(lambda row: row["study"] != "against"),
 }

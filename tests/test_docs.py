@@ -191,7 +191,13 @@ def run_here(command: str) -> None:
         remove(after(argv, "--out"))
         return called(argv, lambda: runpy.run_path(recipe, run_name="__main__"))
     if words[0] == "python" and words[1].startswith("benchmarks/"):
-        return called(small(words[1:], SMALL.get(words[1], {})), lambda: runpy.run_path(words[1], run_name="__main__"))
+        sys.path.insert(0, "benchmarks")  # as Python does for a script
+        try:
+            return called(
+                small(words[1:], SMALL.get(words[1], {})), lambda: runpy.run_path(words[1], run_name="__main__")
+            )
+        finally:
+            sys.path.remove("benchmarks")
     assert words[0] == "fastvarcon", f"{command}: unknown program; say what it needs, or name its test in ELSEWHERE"
     from fastvarcon.cli import main
 
