@@ -21,7 +21,7 @@ from numba import njit, prange
 from numba.core import event
 from torch import Tensor
 
-from . import colour_cpu, operations, operations_cpu, resample_cpu
+from . import colour_cpu, numba_pool, operations, operations_cpu, resample_cpu  # noqa: F401  numba_pool acts at exit
 from .colour_cpu import CONTRAST, FAST, ONE, ZERO, blur, gray, grey_sum, jitter, solarize
 from .numba_cache import depends_on
 from .operations import affine_matrices

@@ -1,5 +1,7 @@
 """The compiled CPU code: a second process compiles nothing, and one setting of threads governs torch and numba."""
 
+import os
+
 import numba
 import numpy as np
 import pytest
@@ -18,6 +20,15 @@ event.register("numba:compile", compiled)
 import test_views_start
 test_views_start.make_views()
 print(len(compiled.buffer), *map(test_views_start.cache_use, test_views_start.kernels()))
+"""
+
+ON_ONE_CORE = """
+import os, threading
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+import test_views_start
+thread = threading.Thread(target=test_views_start.make_views)
+thread.start(), thread.join()
+print("made")
 """
 
 
@@ -57,6 +68,13 @@ def test_what_takes_long_is_announced(capsys):
         with event.trigger_event("numba:compile", data={"dispatcher": dispatcher}):
             pass
     assert capsys.readouterr().err == "compiling the view kernel for this CPU: once, up to a minute\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not choose cores")
+def test_process_ends_on_one_core(run_python, request):
+    """After views from a thread that is gone, as the loader's is, numba waited for its TBB pool for ever."""
+    done = run_python("-c", ON_ONE_CORE, PYTHONPATH=f"{request.path.parent}:{request.config.rootpath}", timeout=120)
+    assert done.returncode == 0 and done.stdout == "made\n", done.stderr
 
 
 def test_kernel_takes_no_other_specialisation_than_the_cached_one():
