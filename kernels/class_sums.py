@@ -129,7 +129,7 @@ def _add_exactly(hit, z_ND, high, low):
 def _sorted(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     rows, dim = z.shape
     narrow = torch.int16 if num_classes < 2**15 else torch.int32  # a radix sort takes one pass for each byte
-    keys, order = labels.to(narrow).sort(stable=True)
+    keys, order = labels.where(labels < num_classes, -1).to(narrow).sort(stable=True)  # nobody looks at labels on a GPU
     pieces = cdiv(rows, PIECE.value)
     block_d = min(128, padded(dim))
     slices = cdiv(dim, block_d)
@@ -146,7 +146,6 @@ def _sorted(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor
                 ends,
                 rows,
                 dim,
-                num_classes,
                 pieces,
                 z.stride(0),
                 BLOCK_D=block_d,
@@ -170,8 +169,8 @@ def _sorted(z: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor
     return sums, counts
 
 
-@triton.jit(do_not_specialize=["N", "C", "pieces"])
-def _sum_runs(z, keys, order, sums, ends, N, D, C, pieces, stride, BLOCK_D: tl.constexpr):
+@triton.jit(do_not_specialize=["N", "pieces"])
+def _sum_runs(z, keys, order, sums, ends, N, D, pieces, stride, BLOCK_D: tl.constexpr):
     """The runs of equal labels in one piece: whole classes go to `sums`, cut ones to `ends` ([0] where the run began
     in an earlier piece, [1] where it only goes on in a later one)."""
     piece = tl.program_id(0)
@@ -193,7 +192,7 @@ def _sum_runs(z, keys, order, sums, ends, N, D, C, pieces, stride, BLOCK_D: tl.c
     to = sums + k.to(tl.int64) * D
     to = tl.where(goes_on, ends + (pieces + piece).to(tl.int64) * D, to)
     to = tl.where(begun, ends + piece.to(tl.int64) * D, to)
-    tl.store(to[:, None] + d[None, :], high + low / LOW, ((k >= 0) & (k < C))[:, None] & (d < D)[None, :])
+    tl.store(to[:, None] + d[None, :], high + low / LOW, (k >= 0)[:, None] & (d < D)[None, :])
 
 
 @triton.jit(do_not_specialize=["N", "C", "pieces"])
