@@ -8,7 +8,8 @@ Command:   python recipes/own_dataset.py --data.train train.beton --data.val val
 Hardware:  one GPU. On a laptop without one add
            --data.size 64 --data.eval-resize 72 --model.width 0.25 --train.epochs 20
 Expected:  not measured yet
-Wall time: not measured yet
+Wall time: the laptop's settings with 1,000 images: 42 s of training on two CPU cores (benchmarks/results/newcomer.csv);
+           otherwise not measured yet
 Data wait: not measured yet; `fastvarcon doctor --recipe recipes/own_dataset.py --data.train train.beton` measures both
 
 The same command resumes what was interrupted. Every setting is a flag; --help shows them with their defaults.
