@@ -14,14 +14,16 @@ from fastvarcon.evaluation.scores import accuracy
 
 __all__ = ["accuracy", "headline_k", "knn_predict", "nearest_mean", "run", "vote"]
 DEFAULT_KS = (1, 5, 20, 200)
-CHUNK = 1024  # queries at a time: bounds memory at CHUNK x n similarities
+QUERY_CHUNK, BANK_CHUNK = 1024, 65_536
+"""Queries and training rows at a time: similarities take 268 MB, and a GPU holds one chunk of the training rows, not
+all of them (10 GB for ImageNet and 2,048 numbers a row)."""
 
 
 def run(job: Job, options: Knn) -> dict:
     train, val = job.pair()
     ks = options.k or tuple(k for k in DEFAULT_KS if k <= len(train.x))
     num_classes, labels = len(train.classes), val.labels
-    train_x, train_y, val_x = (t.to(job.device) for t in (train.x, train.labels, val.x))
+    train_x, train_y, val_x = train.x, train.labels, val.x.to(job.device)
     plain, weighted = vote(train_x, train_y, val_x, num_classes, ks, options.temperature)
     by_k = {str(k): accuracy(plain[k].cpu(), labels) for k in ks}
     k = headline_k(ks)
@@ -58,12 +60,14 @@ def vote(
     """Class of each query by its k most similar training rows, for every k: by majority, and by weighted votes.
 
     Args:
-        train_x, query_x: [n, D], [m, D] float; rows are normalised here.
+        train_x: [n, D] float, rows are normalised here. May lie on the host: it goes to the device of the queries in
+            chunks.
         train_y: [n] int64 in [0, num_classes).
+        query_x: [m, D] float on the device that does the work.
         temperature: of the weighted votes exp(cosine / temperature); None leaves them out.
 
     Returns:
-        {k: [m] int64} twice. A tie goes to the smaller class index, as in scikit-learn.
+        {k: [m] int64} twice, on the device of the queries. A tie goes to the smaller class index, as in scikit-learn.
 
     Raises:
         UserError: a k below 1 or above n.
@@ -73,20 +77,34 @@ def vote(
             raise UserError(
                 f"k = {k} neighbours cannot be found among {len(train_x)} training images: choose a smaller --k"
             )
-    train_x = F.normalize(train_x, dim=1)
+    cosines, nearest = _nearest(train_x, query_x, max(ks))
     plain: dict[int, list[Tensor]] = {k: [] for k in ks}
     weighted: dict[int, list[Tensor]] = {k: [] for k in ks if temperature is not None}
-    for queries in F.normalize(query_x, dim=1).split(CHUNK):
-        cosines, nearest = (queries @ train_x.T).topk(max(ks), dim=1)
-        classes = train_y[nearest]  # [chunk, max k], most similar first
+    train_y = train_y.to(query_x.device)
+    for near, classes in zip(cosines.split(QUERY_CHUNK), train_y[nearest].split(QUERY_CHUNK), strict=True):
         for k in ks:
             # argmax takes the first of equal maxima, the smaller class
-            plain[k].append(_tally(classes[:, :k], torch.ones_like(cosines[:, :k]), num_classes).argmax(1))
+            plain[k].append(_tally(classes[:, :k], torch.ones_like(near[:, :k]), num_classes).argmax(1))
             if temperature is not None:
-                votes = torch.exp((cosines[:, :k] - cosines[:, :1]) / temperature)  # the largest is 1: no overflow
+                votes = torch.exp((near[:, :k] - near[:, :1]) / temperature)  # the largest is 1: no overflow
                 weighted[k].append(_tally(classes[:, :k], votes, num_classes).argmax(1))
-    joined = [{k: torch.cat(parts) if parts else train_y[:0] for k, parts in way.items()} for way in (plain, weighted)]
+    joined = [{k: torch.cat(parts) for k, parts in way.items()} for way in (plain, weighted)]
     return joined[0], joined[1]
+
+
+def _nearest(train_x: Tensor, query_x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosines [m, k] of each query's k most similar training rows, largest first, and which rows [m, k] they are."""
+    queries = F.normalize(query_x, dim=1)
+    cosines = queries.new_full((len(queries), k), -torch.inf)
+    rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    for first in range(0, len(train_x), BANK_CHUNK):
+        bank = F.normalize(train_x[first : first + BANK_CHUNK].to(queries.device), dim=1)
+        for start in range(0, len(queries), QUERY_CHUNK):
+            part = slice(start, start + QUERY_CHUNK)
+            near, place = (queries[part] @ bank.T).topk(min(k, len(bank)), dim=1)
+            cosines[part], order = torch.cat([cosines[part], near], 1).topk(k, dim=1)
+            rows[part] = torch.cat([rows[part], place + first], 1).gather(1, order)
+    return cosines, rows
 
 
 def _tally(classes: Tensor, votes: Tensor, num_classes: int) -> Tensor:
@@ -95,10 +113,15 @@ def _tally(classes: Tensor, votes: Tensor, num_classes: int) -> Tensor:
 
 
 def nearest_mean(train_x: Tensor, train_y: Tensor, query_x: Tensor, num_classes: int) -> Tensor:
-    """Class whose mean of unit rows is nearest in angle, [m] int64. Classes without training rows are never chosen."""
-    sums = train_x.new_zeros(num_classes, train_x.shape[1]).index_add_(0, train_y, F.normalize(train_x, dim=1))
+    """Class whose mean of unit rows is nearest in angle, [m] int64. Classes without training rows are never chosen.
+
+    Arguments as for `vote`.
+    """
+    sums = query_x.new_zeros(num_classes, train_x.shape[1])
+    for x, y in zip(train_x.split(BANK_CHUNK), train_y.split(BANK_CHUNK), strict=True):
+        sums.index_add_(0, y.to(sums.device), F.normalize(x.to(sums.device), dim=1))
     cosines = F.normalize(query_x, dim=1) @ F.normalize(sums, dim=1).T
-    absent = torch.bincount(train_y, minlength=num_classes) == 0
+    absent = torch.bincount(train_y, minlength=num_classes).to(cosines.device) == 0
     return cosines.masked_fill(absent, -torch.inf).argmax(1)
 
 

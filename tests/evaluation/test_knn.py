@@ -18,9 +18,10 @@ def points():
     return x[:500], y[:500], x[500:], y[500:]
 
 
-@pytest.mark.parametrize("chunk", [1024, 33])
-def test_equals_scikit_learn_for_every_k(points, chunk, monkeypatch):
-    monkeypatch.setattr(knn, "CHUNK", chunk)
+@pytest.mark.parametrize("chunks", [(1024, 65_536), (33, 101), (1024, 3)])
+def test_equals_scikit_learn_for_every_k(points, chunks, monkeypatch):
+    monkeypatch.setattr(knn, "QUERY_CHUNK", chunks[0])
+    monkeypatch.setattr(knn, "BANK_CHUNK", chunks[1])
     train_x, train_y, query_x, _ = points
     ks = (1, 2, 4, 5, 20, 200, 500)  # the even ones tie often
     predicted = knn.knn_predict(train_x, train_y, query_x, 7, ks)
