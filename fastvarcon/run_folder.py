@@ -129,8 +129,14 @@ class RunFolder:
 
 
 def run_identity(config: Config) -> str:
-    """SHA-256 of all settings that decide what a run computes: its checkpoints carry it."""
-    decisive = {key: value for key, value in config.flat().items() if key not in MAY_DIFFER}
+    """SHA-256 of all settings that decide what a run computes and are not the defaults: its checkpoints carry it.
+
+    With the defaults in it, a half-trained run could not be resumed by a version that has one setting more.
+    """
+    defaults = Config().flat()
+    decisive = {
+        key: value for key, value in config.flat().items() if key not in MAY_DIFFER and value != defaults[key]
+    }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from fastvarcon.config import Config, TrainConfig
 from fastvarcon.errors import UserError
-from fastvarcon.run_folder import CHECKPOINT_FILE, RunFolder
+from fastvarcon.run_folder import CHECKPOINT_FILE, RunFolder, run_identity
 
 
 @pytest.fixture
@@ -25,3 +25,11 @@ def test_a_setting_that_came_later_had_its_default(folder):
     folder.check(Config())
     with pytest.raises(UserError, match=r"another configuration: train\.lr \(0\.5 -> 0\.1\)\. Give a new folder"):
         folder.check(Config(train=TrainConfig(lr=0.1)))
+
+
+def test_checkpoints_of_an_earlier_version_are_still_of_this_run(monkeypatch):
+    mine, flat = Config(train=TrainConfig(lr=0.1)), Config.flat
+    now = run_identity(mine)
+    assert now != run_identity(Config()) and now == run_identity(Config(train=TrainConfig(lr=0.1, keep=1)))
+    monkeypatch.setattr(Config, "flat", lambda self: {k: v for k, v in flat(self).items() if k != "loss.leave_one_out"})
+    assert run_identity(mine) == now

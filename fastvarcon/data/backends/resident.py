@@ -1,6 +1,7 @@
 """Backend resident: the whole dataset decoded once and kept, so that a batch is nothing but a list of places.
 
-The view kernel reads the images where they lie. Where that is, is chosen by `keep`:
+The view kernel reads the images where they lie, but a GPU gets those in host memory as one packed copy a batch. Where
+they lie is chosen by `keep`:
 
     device   memory of the GPU; every process keeps a copy
     pinned   page-locked memory of this process
