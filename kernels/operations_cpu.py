@@ -61,17 +61,16 @@ def operate(planes, spare, size, op, magnitude, matrix):
 @njit(fastmath=FAST)
 def _sharpness(plane, out, factor):
     last = len(plane) - 1
-    out[:] = plane
+    for y in range(last + 1):
+        for x in range(last + 1):
+            out[y, x] = unit(plane[y, x])
     for y in range(1, last):
         for x in range(1, last):
             total = ZERO
             for dy in range(-1, 2):
                 total += plane[y + dy, x - 1] + plane[y + dy, x] + plane[y + dy, x + 1]
             average = SIDE * total + MIDDLE * plane[y, x]
-            out[y, x] = factor * plane[y, x] + (ONE - factor) * average
-    for y in range(last + 1):
-        for x in range(last + 1):
-            out[y, x] = unit(out[y, x])
+            out[y, x] = unit(factor * plane[y, x] + (ONE - factor) * average)
 
 
 @njit(fastmath=FAST)
@@ -122,7 +121,10 @@ def _affine(planes, out, size, matrix):
     """Bilinear, black outside: source (x, y) = matrix (x, y, 1). A black frame spares every pixel the question."""
     pitch = size + 3
     framed = np.zeros((3, pitch, pitch), dtype=np.float32)
-    framed[:, 1 : size + 1, 1 : size + 1] = planes.reshape(3, size, size)
+    for c in range(3):
+        for y in range(size):
+            for x in range(size):
+                framed[c, y + 1, x + 1] = planes[c, y * size + x]
     red, green, blue = framed.reshape(3, pitch * pitch)
     r, g, b = out
     most = np.float32(size + 1)
