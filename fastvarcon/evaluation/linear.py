@@ -148,7 +148,7 @@ def choose(x: Tensor, y: Tensor, num_classes: int, seed: int, epochs: int = EPOC
         fit_x, held_x = (part @ directions[:, -CHOICE_DIM:] for part in (fit_x, held_x))
     grid = [(lr, decay) for lr in LR_GRID for decay in DECAY_GRID]
     probes = softmax.Probes(
-        fit_x.new_zeros(fit_x.shape[1] + 1, len(grid) * num_classes), num_classes, *map(list, zip(*grid, strict=True))
+        fit_x.new_zeros(len(grid) * num_classes, fit_x.shape[1] + 1), num_classes, *map(list, zip(*grid, strict=True))
     )
     softmax.train(probes, fit_x, y[fit], epochs=epochs, generator=generator)
     logits = probes.logits(held_x)
@@ -160,10 +160,10 @@ def choose(x: Tensor, y: Tensor, num_classes: int, seed: int, epochs: int = EPOC
 
 
 def _initial(x: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-    """[D + 1, C], uniform as in torch's Linear layer."""
+    """[C, D + 1], uniform as in torch's Linear layer."""
     bound = 1 / math.sqrt(x.shape[1])
     weights = torch.empty(x.shape[1] + 1, num_classes).uniform_(-bound, bound, generator=generator)
-    return weights.to(x.device)
+    return weights.T.contiguous().to(x.device)
 
 
 def _paper(job: Job, options: Linear, num_classes: int, val: Features) -> tuple[list[Curve], str]:

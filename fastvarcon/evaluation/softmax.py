@@ -1,8 +1,9 @@
 """Softmax regression by SGD, many probes at once.
 
-The probes are the columns of one matrix W_DP, P = probes x classes: a step of all of them is one matrix product forward
-and one backward, X_BD W_DP and X_BD^T E_BP. Each probe has its own learning rate and weight decay; probes of other
-seeds see the rows in other orders and are trained one after another.
+The probes are the rows of one matrix W_PD, P = probes x classes: a step of all of them is one matrix product forward
+and one backward, W_PD X_BD^T and E_PB X_BD. The samples of a batch lie side by side, so that the softmax over the
+classes is vectorised for few classes too. Each probe has its own learning rate and weight decay; probes of other seeds
+see the samples in other orders and are trained one after another.
 """
 
 from __future__ import annotations
@@ -45,29 +46,29 @@ class Probes:
     """`lrs` x `decays`, given as one pair per probe, on features of D numbers and C classes.
 
     Attributes:
-        weights: [D + 1, probes * C], bias last.
+        weights: [probes * C, D + 1], bias last.
     """
 
     def __init__(self, weights: Tensor, num_classes: int, lrs: list[float], decays: list[float]):
         self.weights, self._classes, self._count = weights, num_classes, len(lrs)
         self._velocity = torch.zeros_like(weights)
-        self._lr = weights.new_tensor(lrs).repeat_interleave(num_classes)
-        self._decay = weights.new_tensor(decays).repeat_interleave(num_classes)
+        self._lr = weights.new_tensor(lrs).repeat_interleave(num_classes)[:, None]
+        self._decay = weights.new_tensor(decays).repeat_interleave(num_classes)[:, None]
 
     def logits(self, x: Tensor) -> Tensor:
         """[n, D] -> [probes, n, C]"""
-        flat = torch.addmm(self.weights[-1], x, self.weights[:-1])
+        flat = torch.addmm(self.weights[:, -1], x, self.weights[:, :-1].T)
         return flat.view(len(x), self._count, self._classes).transpose(0, 1)
 
     def step(self, rows: Tensor, labels: Tensor, factor: float) -> None:
         """One step on rows [B, D + 1], the last column ones, at `factor` times the learning rates."""
-        error = rows @ self.weights
-        per_probe = error.view(len(rows), self._count, self._classes)
-        torch.softmax(per_probe, dim=2, out=per_probe)
-        target = labels.view(-1, 1, 1).expand(-1, self._count, 1)  # the gradient of the cross-entropy: p - onehot
-        per_probe.scatter_add_(2, target, error.new_full((1, 1, 1), -1.0).expand_as(target))
+        error = self.weights @ rows.T
+        per_probe = error.view(self._count, self._classes, len(rows))
+        torch.softmax(per_probe, dim=1, out=per_probe)
+        target = labels.view(1, 1, -1).expand(self._count, 1, -1)  # the gradient of the cross-entropy: p - onehot
+        per_probe.scatter_add_(1, target, error.new_full((1, 1, 1), -1.0).expand_as(target))
         self._velocity.addcmul_(self.weights, self._decay / MOMENTUM)
-        torch.addmm(self._velocity, rows.T, error, beta=MOMENTUM, alpha=1 / len(rows), out=self._velocity)
+        torch.addmm(self._velocity, error, rows, beta=MOMENTUM, alpha=1 / len(rows), out=self._velocity)
         self.weights.addcmul_(self._velocity, self._lr, value=-factor)
 
 

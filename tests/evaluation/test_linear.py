@@ -54,7 +54,7 @@ def test_probes_of_a_grid_do_not_touch_each_other(pixels):
     """A step of many is the step that torch's own optimiser makes of each."""
     x, y = softmax.with_ones(softmax.Scale.of(pixels[0])(pixels[0]).double()), pixels[1]
     lrs, decays = [1.0, 5.0], [0.0, 1e-2]
-    probes = softmax.Probes(torch.zeros(65, 20, dtype=torch.float64), 10, lrs, decays)
+    probes = softmax.Probes(torch.zeros(20, 65, dtype=torch.float64), 10, lrs, decays)
     for _ in range(5):
         probes.step(x, y, 0.5)
     for number, (lr, decay) in enumerate(zip(lrs, decays, strict=True)):
@@ -64,7 +64,7 @@ def test_probes_of_a_grid_do_not_touch_each_other(pixels):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(x @ weight, y).backward()
             optimizer.step()
-        torch.testing.assert_close(probes.weights[:, 10 * number : 10 * number + 10], weight.detach())
+        torch.testing.assert_close(probes.weights[10 * number : 10 * number + 10].T, weight.detach())
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (12, 4), (3, 5), (1, 1)])
