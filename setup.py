@@ -41,13 +41,14 @@ setup(
         "ffcv": [f"ffcv>=1.0{LINUX}", f"setuptools{LINUX}"],  # ffcv imports distutils, which Python 3.12 dropped
         "parquet": ["pyarrow>=18"],
         "timm": ["timm>=1.0"],
-        "umap": ["umap-learn"],
+        "umap": ["umap-learn>=0.5.6"],
         "onnx": ONNX,
         "docs": DOCS,
         "dev": [
             *DOCS,
             *ONNX,
             "timm>=1.0",
+            "umap-learn>=0.5.6",
             "pyarrow>=18",
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -99,7 +99,8 @@ def _umap_places(unit: np.ndarray, options: Embed) -> np.ndarray:
     neighbours = min(15, len(unit) - 1)
     umap = _umap()
     assert umap is not None, "asked for where it is missing"
-    return umap.UMAP(n_neighbors=neighbours, random_state=options.seed % 2**32).fit_transform(unit)
+    # a seed allows one thread only; UMAP says so unless it is told
+    return umap.UMAP(n_neighbors=neighbours, random_state=options.seed % 2**32, n_jobs=1).fit_transform(unit)
 
 
 def to_grid(places: np.ndarray) -> list[list[int]]:
