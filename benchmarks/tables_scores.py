@@ -11,6 +11,7 @@ from tables_cells import Row, every_row, number, once, percent, rows, table
 RUNS = {
     "digits": "`make demo`: scanned digits, a narrow ResNet-18",
     "cifar10-cpu": "CIFAR-10, 5,000 training images, ResNet-18 of width 1/4",
+    "cifar10-quarter": "CIFAR-10, 50,000 training images, ResNet-18 of width 1/4",
     "imagenette-cpu": "Imagenette at 96 px, 4,000 training images, ResNet-18 of width 1/4",
 }
 
@@ -64,21 +65,39 @@ def studies(wanted: Callable[[Row], bool]) -> str:
 
 
 def protocols() -> str:
-    """The two protocols of the linear probe on the newest run that both were measured on."""
-    found = [rows("evaluation", task=f"protocol {name}")[-1] for name in ("fast", "paper")]
+    """Both protocols of the linear probe, on every encoder that has both, the newest row of each."""
+    fast, paper = ({encoder_of(row): row for row in rows("evaluation", task=f"protocol {name}")} for name in PROTOCOLS)
     body = [
         (
-            row["task"].split()[1],
-            percent(row["top1"]),
-            f"{100 * float(row['detail'].split()[1][:-1]):.2f} %",
-            number(row["seconds"]),
+            encoder,
+            *(cell for row in (fast[encoder], paper[encoder]) for cell in (probed(row), number(row["seconds"]))),
+            f"{100 * abs(float(fast[encoder]['top1']) - float(paper[encoder]['top1'])):.2f}",
+            f"{number(float(paper[encoder]['seconds']) / float(fast[encoder]['seconds']))}x",
         )
-        for row in found
+        for encoder in fast
+        if encoder in paper
     ]
-    return table(("protocol", "top-1", "deviation over seeds", "seconds"), body, (("evaluation", row) for row in found))
+    head = ("encoder trained on", "fast", "seconds", "paper", "seconds", "points apart", "paper costs")
+    return table(head, body, (("evaluation", row) for way in (fast, paper) for row in way.values()))
 
 
-RECIPES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenette": "Imagenette"}
+PROTOCOLS = ("fast", "paper")
+
+
+def probed(row: Row) -> str:
+    """Top-1 and its deviation over the seeds of the probe."""
+    deviation = float(re.match(r"std ([\d.]+)", row["detail"])[1])
+    return f"{100 * float(row['top1']):.2f} ± {100 * deviation:.2f} %"
+
+
+def encoder_of(row: Row) -> str:
+    """What the probed encoder was trained on, from the command that follows behind the other details."""
+    command = row["detail"].split("; ", 1)[1]
+    epochs = re.search(r"--train.epochs (\d+)", command)[1]
+    return data_of({"command": command, "num_train": row["rows"], "epochs": epochs})
+
+
+RECIPES = {"cifar10": "CIFAR-10", "cifar10_fast": "CIFAR-10", "cifar100": "CIFAR-100", "imagenette": "Imagenette"}
 
 
 def recipe_of(row: Row) -> str:

@@ -134,9 +134,7 @@ def run_identity(config: Config) -> str:
     With the defaults in it, a half-trained run could not be resumed by a version that has one setting more.
     """
     defaults = Config().flat()
-    decisive = {
-        key: value for key, value in config.flat().items() if key not in MAY_DIFFER and value != defaults[key]
-    }
+    decisive = {key: value for key, value in config.flat().items() if key not in MAY_DIFFER and value != defaults[key]}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
