@@ -44,6 +44,13 @@ def compiled_for():
 
 
 @pytest.fixture(scope="session")
+def triton_36() -> bool:
+    """The oldest Triton that we support, that of torch 2.10 and 2.11. Its code keeps more values alive, and reduces
+    through more shared memory, than that of 3.9, with the assemblers of either."""
+    return pytest.importorskip("triton").__version__.startswith("3.6.")
+
+
+@pytest.fixture(scope="session")
 def photos() -> ImageBatch:
     """Twelve pieces of two photographs that come with scikit-learn, in sizes from 60 to 400 pixels; two are square."""
     pil = pytest.importorskip("PIL.Image")

@@ -15,6 +15,11 @@ BUDGET = {
     120: {("_rows", 256): 176},
 }
 """Stack bytes a thread where there are more than FREE: (kernel, D), of the dtype that needs most."""
+BUDGET_36 = {
+    80: {("_rows", 256): 192, ("_scores", 512): 248, ("_scores", 2048): 248},
+    90: {("_rows", 256): 232, ("_rows", 128): 280, ("_dw", 128): 272},
+}
+"""The same with Triton 3.6. All but `_rows` at 256 and `_scores` is float32: rows of 128 in bfloat16 are free of it."""
 FREE = 88
 
 
@@ -52,13 +57,14 @@ def compiled(request, compiled_for):
     return request.param, kernels
 
 
-def test_kernels_fit_and_do_not_spill(compiled):
+def test_kernels_fit_and_do_not_spill(compiled, triton_36):
     capability, kernels = compiled
+    budget = (BUDGET_36 if triton_36 else BUDGET).get(capability) or BUDGET.get(capability, {})
     assert {kernel["name"] for kernel in kernels} >= {*DOTS, "_join_runs", "_finalise", "_finish", "_dz", "_project"}
     for kernel in kernels:
         what = f"{kernel['name']} {kernel['launch']} on sm_{capability}: {kernel['stack']} B of stack"
         assert kernel["shared"] <= SHARED[capability], what
-        assert kernel["stack"] <= BUDGET.get(capability, {}).get((kernel["name"], kernel["dim"]), FREE), what
+        assert kernel["stack"] <= budget.get((kernel["name"], kernel["dim"]), FREE), what
 
 
 def test_products_run_on_the_tensor_cores(compiled):
