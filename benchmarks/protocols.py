@@ -32,7 +32,7 @@ def row(run: Path, task: str) -> dict[str, str | int]:
         "classes": figures["num_classes"],
         "seconds": f"{figures['seconds']:.1f}",
         "top1": f"{figures['top1']:.4f}",
-        "detail": f"std {figures['top1_std']:.5f}, {figures['epochs']} epochs; {made_by}",
+        "detail": f"std {figures['top1_std']:.6f}, {figures['epochs']} epochs; {made_by}",
         "command": figures["command"],
     }
 
