@@ -66,7 +66,9 @@ def studies(wanted: Callable[[Row], bool]) -> str:
 
 def protocols() -> str:
     """Both protocols of the linear probe, on every encoder that has both, the newest row of each."""
-    fast, paper = ({encoder_of(row): row for row in rows("evaluation", task=f"protocol {name}")} for name in PROTOCOLS)
+    fast, paper = (
+        {encoder_of(row): row for row in rows("evaluation", task=f"protocol {name}")} for name in ("fast", "paper")
+    )
     body = [
         (
             encoder,
@@ -79,9 +81,6 @@ def protocols() -> str:
     ]
     head = ("encoder trained on", "fast", "seconds", "paper", "seconds", "points apart", "paper costs")
     return table(head, body, (("evaluation", row) for way in (fast, paper) for row in way.values()))
-
-
-PROTOCOLS = ("fast", "paper")
 
 
 def probed(row: Row) -> str:

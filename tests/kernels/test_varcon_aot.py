@@ -19,7 +19,7 @@ BUDGET_36 = {
     80: {("_rows", 256): 192, ("_scores", 512): 248, ("_scores", 2048): 248},
     90: {("_rows", 256): 232, ("_rows", 128): 280, ("_dw", 128): 272},
 }
-"""The same with Triton 3.6. All but `_rows` at 256 and `_scores` is float32: rows of 128 in bfloat16 are free of it."""
+"""What Triton 3.6 needs beyond that: in bfloat16 `_rows` at 256 and `_scores`, in float32 those at 128."""
 FREE = 88
 
 
@@ -59,7 +59,7 @@ def compiled(request, compiled_for):
 
 def test_kernels_fit_and_do_not_spill(compiled, triton_36):
     capability, kernels = compiled
-    budget = (BUDGET_36 if triton_36 else BUDGET).get(capability) or BUDGET.get(capability, {})
+    budget = BUDGET.get(capability, {}) | (BUDGET_36.get(capability, {}) if triton_36 else {})
     assert {kernel["name"] for kernel in kernels} >= {*DOTS, "_join_runs", "_finalise", "_finish", "_dz", "_project"}
     for kernel in kernels:
         what = f"{kernel['name']} {kernel['launch']} on sm_{capability}: {kernel['stack']} B of stack"
