@@ -11,7 +11,7 @@ from tables_cells import Row, every_row, number, once, percent, rows, table
 RUNS = {
     "digits": "`make demo`: scanned digits, a narrow ResNet-18",
     "cifar10-cpu": "CIFAR-10, 5,000 training images, ResNet-18 of width 1/4",
-    "cifar10-quarter": "CIFAR-10, 50,000 training images, ResNet-18 of width 1/4",
+    "cifar10-quarter60": "CIFAR-10, 50,000 training images, ResNet-18 of width 1/4",
     "imagenette-cpu": "Imagenette at 96 px, 4,000 training images, ResNet-18 of width 1/4",
 }
 

@@ -7,11 +7,12 @@ Command:   python recipes/cifar10_fast.py --data.train cifar10-train.beton --dat
 Hardware:  one H200. On a CPU, narrower and shorter: add --train.compile off --model.width 0.25 --train.epochs 4
            --train.warmup-epochs 1
 Expected:  not measured yet as it stands; a quarter of the width and bf16 on two CPU cores give linear 84.3 %,
-           kNN 83.9 % (row cifar10-quarter of benchmarks/results/runs.csv, with its command; n = 1)
-Wall time: not measured yet as it stands, 45 minutes for the row above; 60 s need 40,000 views a second, besides the
-           compilation. An A100 trains a plain ResNet-18 at 23,000 (32.3 PFLOP in seven minutes,
+           kNN 83.9 % in 24 epochs and 87.6 %, 87.5 % in 60 (rows cifar10-quarter and cifar10-quarter60 of
+           benchmarks/results/runs.csv, with their commands; n = 1)
+Wall time: not measured yet as it stands, 45 and 80 minutes for the rows above; 60 s need 40,000 views a second,
+           besides the compilation. An A100 trains a plain ResNet-18 at 23,000 (32.3 PFLOP in seven minutes,
            github.com/KellerJordan/cifar10-airbench, 3.3 GFLOP a view), and an H200 has three times its arithmetic
-Data wait: not measured yet as it stands; 0.4 % in the row above
+Data wait: not measured yet as it stands; 0.4 and 0.9 % in the rows above
 
 The schedule is that of the DAWNBench speed runs (David Page, github.com/davidcpage/cifar10-fast): 24 epochs of batch
 512, Nesterov momentum, weight decay 5e-4, five epochs up and the rest down to zero. Batch 512 leaves 2,328 steps and

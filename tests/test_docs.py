@@ -63,6 +63,7 @@ ONLY_IF_GIVEN = {
     "--train.micro-batch": "4",
     "--train.bn-group": "4",
     "--train.compile": "off",
+    "--train.precision": "fp32",  # accelerate keeps the first of a process
     "--sampling.per-class": "2",
 }
 SMALL = {
