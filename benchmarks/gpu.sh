@@ -2,7 +2,8 @@
 # Everything that needs a GPU, in one bounded run: tests, benchmarks, short real training. Under nine minutes in all.
 #
 #   benchmarks/gpu.sh              all parts
-#   benchmarks/gpu.sh tests views  some of them: tests | views | varcon | contrastive | loader | step | train | cifar10
+#   benchmarks/gpu.sh tests views  some of them: tests | views | varcon | contrastive | evaluation | loader | step |
+#                                  train | cifar10
 #
 # Logs and CSV rows go to $OUT (default: runs/gpu). $CIFAR10 names a folder with CIFAR-10 as train/CLASS/*.jpg and
 # test/CLASS/*.jpg, $PHOTOS a folder with JPEG photographs as CLASS/*.jpg (128 or more); without them the parts that need
@@ -59,6 +60,10 @@ contrastive() {  # SupCon: ours, the naive form, torch.compile and pytorch-metri
         --csv "$OUT/kernels_contrastive.csv" --plot "$OUT/kernels_contrastive.png"
 }
 
+evaluation() {  # the linear probe and kNN at the size of ImageNet-100's features
+    "$PYTHON" benchmarks/evaluation.py --out "$OUT/evaluation.csv"
+}
+
 photos() {  # the photographs, converted once
     [ -f "$work/photos.beton" ] || "$PYTHON" -m fastvarcon.cli convert "$PHOTOS" "$work/photos.beton" --mode keep
 }
@@ -96,7 +101,7 @@ cifar10() {  # the whole recipe that is made for a minute of an H200
         score "$work/cifar10-gpu"
 }
 
-export -f tests views varcon contrastive photos loader step train cifar10 score
+export -f tests views varcon contrastive evaluation photos loader step train cifar10 score
 export PYTHON OUT DEVICE work
 "$PYTHON" - <<'EOF' | tee "$OUT/machine.txt"
 import torch, triton
@@ -107,18 +112,22 @@ if [ "$DEVICE" = cuda ] && grep -q "no CUDA device" "$OUT/machine.txt"; then
     echo "error: no CUDA device here; DEVICE=cpu tries the script itself without one"
     exit 2
 fi
-for name in "${@:-tests views varcon contrastive loader step train cifar10}"; do
+for name in "${@:-tests views varcon contrastive evaluation loader step train cifar10}"; do
     for one in $name; do
         case $one in
             tests) part tests 130 bash -c tests ;;
             views) part views 100 bash -c views ;;
             varcon) part varcon 150 bash -c varcon ;;
             contrastive) part contrastive 60 bash -c contrastive ;;
+            evaluation) part evaluation 100 bash -c evaluation ;;
             loader) part loader 90 bash -c loader ;;
             step) part step 90 bash -c step ;;
             train) part train 60 bash -c train ;;
             cifar10) part cifar10 210 bash -c cifar10 ;;
-            *) echo "unknown part $one: choose tests, views, varcon, contrastive, loader, step, train, cifar10"; exit 2 ;;
+            *)
+                echo "unknown part $one: choose tests, views, varcon, contrastive, evaluation, loader, step, train, cifar10"
+                exit 2
+                ;;
         esac
     done
 done
