@@ -23,12 +23,12 @@ trap 'rm -rf "$work"' EXIT
 failed=0
 LIMIT=525  # seconds for all parts together
 
-part() {  # part NAME SECONDS COMMAND...: bounded, logged, and the rest goes on if it fails
-    local name=$1 seconds=$2 left=$((LIMIT - SECONDS)); shift 2
+part() {  # part NAME: the function of that name, bounded, logged, and the rest goes on if it fails
+    local name=$1 seconds=${BOUND[$1]} left=$((LIMIT - SECONDS))
     [ "$left" -ge 20 ] || { echo "== $name LEFT OUT: no time left, run it by itself"; failed=1; return; }
     [ "$seconds" -le "$left" ] || seconds=$left
     echo "== $name (at most $seconds s)"
-    timeout --kill-after=5 "$seconds" "$@" 2>&1 | tee "$OUT/$name.log"
+    timeout --kill-after=5 "$seconds" bash -c "$name" 2>&1 | tee "$OUT/$name.log"
     local status=${PIPESTATUS[0]}
     [ "$status" -eq 0 ] || { echo "== $name FAILED (exit $status)"; failed=1; }
 }
@@ -101,7 +101,14 @@ cifar10() {  # the whole recipe that is made for a minute of an H200
         score "$work/cifar10-gpu"
 }
 
-export -f tests views varcon contrastive evaluation photos loader step train cifar10 score
+PARTS="tests views varcon contrastive evaluation loader step train cifar10"
+declare -A BOUND=(  # seconds; LIMIT holds for all of them together
+    [tests]=130 [views]=100 [varcon]=150 [contrastive]=60 [evaluation]=100 [loader]=90 [step]=90 [train]=90 [cifar10]=210
+)
+for name in ${*:-$PARTS}; do
+    [ -n "${BOUND[$name]:-}" ] || { echo "unknown part $name: choose ${PARTS// /, }"; exit 2; }
+done
+export -f $PARTS photos score
 export PYTHON OUT DEVICE work
 "$PYTHON" - <<'EOF' | tee "$OUT/machine.txt"
 import torch, triton
@@ -112,23 +119,7 @@ if [ "$DEVICE" = cuda ] && grep -q "no CUDA device" "$OUT/machine.txt"; then
     echo "error: no CUDA device here; DEVICE=cpu tries the script itself without one"
     exit 2
 fi
-for name in "${@:-tests views varcon contrastive evaluation loader step train cifar10}"; do
-    for one in $name; do
-        case $one in
-            tests) part tests 130 bash -c tests ;;
-            views) part views 100 bash -c views ;;
-            varcon) part varcon 150 bash -c varcon ;;
-            contrastive) part contrastive 60 bash -c contrastive ;;
-            evaluation) part evaluation 100 bash -c evaluation ;;
-            loader) part loader 90 bash -c loader ;;
-            step) part step 90 bash -c step ;;
-            train) part train 60 bash -c train ;;
-            cifar10) part cifar10 210 bash -c cifar10 ;;
-            *)
-                echo "unknown part $one: choose tests, views, varcon, contrastive, evaluation, loader, step, train, cifar10"
-                exit 2
-                ;;
-        esac
-    done
+for name in ${*:-$PARTS}; do
+    part "$name"
 done
 exit $failed
