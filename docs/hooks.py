@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 from pathlib import Path
 
 from mkdocs.structure.files import File, Files
@@ -9,6 +11,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 CHARTS = "benchmarks/results/"
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 
 
 def on_files(files: Files, config) -> Files:
@@ -19,9 +22,14 @@ def on_files(files: Files, config) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_) -> str:
-    """Links as they are in the checkout become those of the site, where all pages lie side by side."""
-    markdown = markdown.replace("](docs/", "](").replace("](../", "](")
-    for name, uri in PAGES.items():
-        markdown = markdown.replace(f"]({name})", f"]({uri})")
-    return markdown
+def on_page_markdown(markdown: str, page, **_) -> str:
+    """Links of the checkout become those of the site, where the pages of PAGES and the charts are at the root."""
+    uri = page.file.src_uri
+    place = "" if uri in PAGES.values() else posixpath.join("docs", posixpath.dirname(uri))
+
+    def moved(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(place, link[1]))
+        target = PAGES.get(target, target.removeprefix("docs/"))
+        return f"]({posixpath.relpath(target, posixpath.dirname(uri) or '.')}"
+
+    return LINK.sub(moved, markdown)

@@ -10,7 +10,7 @@ Data wait: not measured yet
 
 The settings are those that the reference's eight GPUs effectively used (fastvarcon/training/presets.py says why they
 differ from its command line): learning rate 0.0625, weight decay 8e-4, batch norm over groups of 128 images.
-The numbers of its command line with the true gradient, the other reading of spec/varcon.md 6.1, are
+The numbers of its command line with the true gradient (docs/maths/varcon.md#gradient-scale) are
     --train.lr 0.5 --train.weight-decay 1e-4 --train.warmup-from 0.01 --out runs/cifar100-as-published
 """
 

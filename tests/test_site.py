@@ -19,8 +19,10 @@ def site(run_python, tmp_path_factory) -> Path:
 
 
 def test_every_page_and_chart_is_there(site):
-    pages = {path.with_suffix(".html").name for path in (ROOT / "docs").glob("*.md")}
-    assert {"index.html", "contributing.html", *pages} <= {path.name for path in site.glob("*.html")}
+    docs = ROOT / "docs"
+    pages = {path.relative_to(docs).with_suffix(".html") for path in docs.rglob("*.md")}
+    made = {path.relative_to(site) for path in site.rglob("*.html")}
+    assert {Path("index.html"), Path("contributing.html"), *pages} <= made
     for picture in re.findall(r'<img [^>]*src="([^"]+)"', (site / "speed.html").read_text()):
         assert (site / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -32,5 +34,5 @@ def test_readme_is_the_first_page_with_its_tables(site):
 
 
 def test_nothing_is_loaded_from_the_network(site):
-    for page in site.glob("*.html"):
+    for page in site.rglob("*.html"):
         assert not re.search(r'(<script|<link|<img)[^>]+(src|href)="(https?:)?//', page.read_text()), page

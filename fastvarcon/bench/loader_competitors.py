@@ -1,8 +1,8 @@
 """Image pipelines side by side: ours, and those that people use. Each yields the number of images after a batch.
 
-The two-view pipelines make what SupCon and VarCon train on (spec/varcon.md, section 3): random resized crop of 20-100 %
-of the area, flip, colour jitter .4/.4/.4/.1 with probability .8, grey with .2, normalised float32. Where a library
-lacks an operation, the name says what it does do.
+The two-view pipelines make what SupCon and VarCon train on (docs/maths/varcon.md#the-reference-run): random resized
+crop of 20-100 % of the area, flip, colour jitter .4/.4/.4/.1 with probability .8, grey with .2, normalised float32.
+Where a library lacks an operation, the name says what it does do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training loop that the reference recipe describes (spec/varcon.md 6.2), as a competitor.
+"""The training loop that the reference recipe describes (docs/maths/varcon.md#the-reference-loop), as a competitor.
 
 Eager network in NCHW, autocast to float16 with a gradient scaler on CUDA, two crops of every image made by PIL in
 worker processes and joined on the host, DDP, features and labels of all processes gathered, the loss as dense products

@@ -36,7 +36,7 @@ COLUMNS = (
 BASELINE = "reference, eager"
 REGIMES = {"ordinary": 0.7, "collapsed": 3.0}
 """Size of the class means, in units of the rows' own spread."""
-REFERENCE_TENSORS = 12  # of N x C float32, which the reference holds at its peak: spec/kernels.md, 1.7
+REFERENCE_TENSORS = 12  # of N x C float32: more than docs/maths/kernels.md#memory-of-the-equations counts at the peak
 PEAK_FLOPS, PEAK_BYTES = 790e12, 4.3e12  # an H200's, a second, as measured with large matrices and copies
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -1,8 +1,9 @@
 """Augmentation side by side: two SimAugment views of each image of a decoded batch, by us and by what people use.
 
-SimAugment is what SupCon and VarCon train on (spec/varcon.md, section 3): random resized crop of 20-100 % of the area,
-flip, colour jitter .4/.4/.4/.1 with probability .8, grey with .2, normalised. Images are uint8, as decoders give them,
-and lie where the views are made. Everybody draws new random numbers for every batch, and the time of that counts.
+SimAugment is what SupCon and VarCon train on (docs/maths/varcon.md#the-reference-run): random resized crop of 20-100 %
+of the area, flip, colour jitter .4/.4/.4/.1 with probability .8, grey with .2, normalised. Images are uint8, as
+decoders give them, and lie where the views are made. Everybody draws new random numbers for every batch, and the time
+of that counts.
 """
 
 from __future__ import annotations

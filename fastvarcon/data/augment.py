@@ -54,13 +54,13 @@ class Policy:
 
 
 POLICIES = {
-    # SupContrast and VarCon: spec/varcon.md 2.1; called SimAugment in their papers.
+    # SupContrast and VarCon: docs/maths/varcon.md#the-reference-run; called SimAugment in their papers.
     "simaugment": Policy(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter=0.8, gray=0.2),
     # SimCLR (Chen et al. 2020, appendix A) at strength 1: crops from 8 %, stronger colour, blur.
     "simclr": Policy(
         scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter=0.8, gray=0.2, blur=0.5
     ),
-    # NSCL on CIFAR (spec/contrastive_family.md 7): simaugment with crops from 8 %.
+    # NSCL on CIFAR (docs/maths/family.md#the-recipe-of-nscl): simaugment with crops from 8 %.
     "nscl-cifar": Policy(
         scale=(0.08, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter=0.8, gray=0.2
     ),

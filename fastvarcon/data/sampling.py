@@ -163,8 +163,8 @@ class ClassBalanced:
 class Bound:
     """Batches that end with one fixed sample of every class, the first of it; the rest is a uniform permutation.
 
-    So every two classes meet in every batch (batch binding: spec/contrastive_family.md 9). The fixed samples come in no
-    other place; samples that would make a last, short batch are left out, others in every epoch.
+    So every two classes meet in every batch (batch binding, arXiv 2306.07960, section 5.2). The fixed samples come in
+    no other place; samples that would make a last, short batch are left out, others in every epoch.
 
     Args:
         labels: [n] class of each sample, none negative.

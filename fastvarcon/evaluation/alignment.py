@@ -1,4 +1,6 @@
-"""How alike two encoders are, from their features of the same images in the same order (spec 4.6).
+"""How alike two encoders are, from their features of the same images in the same order.
+
+docs/maths/geometry.md#alignment-of-two-encoders has the formulas in full:
 
     linear CKA     HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K = X X^T, L = Y Y^T
                    biased: K and L centred; unbiased: Song et al.'s estimator, without the diagonals

@@ -1,4 +1,7 @@
-"""`fastvarcon eval alignment`: how alike two encoders are on the held-out images (spec/contrastive_family.md 4.6)."""
+"""`fastvarcon eval alignment`: how alike two encoders are on the held-out images.
+
+The figures: docs/maths/geometry.md#alignment-of-two-encoders.
+"""
 
 from __future__ import annotations
 

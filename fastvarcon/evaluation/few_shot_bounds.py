@@ -1,4 +1,6 @@
-"""What class geometry promises for few-shot error: the three bounds in circulation (spec/contrastive_family.md 5.3).
+"""What class geometry promises for few-shot error: the three bounds in circulation.
+
+Sources and derivations: docs/maths/geometry.md#few-shot-bounds.
 
 C classes, m images of each, V the CDNV, Vt the directional one. Nearest-mean error is at most
 
@@ -8,7 +10,7 @@ C classes, m images of each, V the CDNV, Vt the directional one. Nearest-mean er
 
 with A = 2 + 2^(3/2)/m, a >= 5. For a slope s of the second term in a, the optimum is a = 2 A + y with
 y^3 - 8 F y - 16 A F = 0, F = 2 A Vt / s. Cardano's branch is cbrt(8 F (A +- sqrt(A^2 - 8 F / 27))); the authors' code
-has 4 F (2 A +- the root), and its figures are 8 to 20 % too large where m is small. The proofs ask for m >= 10; the
+has 4 F (2 A +- the root), and its figures are up to 20 % too large where m is small. The proofs ask for m >= 10; the
 best linear probe is at least as good as the nearest mean.
 """
 

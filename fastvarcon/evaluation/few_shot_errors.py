@@ -1,4 +1,6 @@
-"""Few-shot error of frozen features: m labelled images of each class, scored on held-out ones (spec 4.3).
+"""Few-shot error of frozen features: m labelled images of each class, scored on held-out ones.
+
+The protocols of the papers: docs/maths/geometry.md#few-shot-errors. Here:
 
     nearest mean    the class whose mean of m features is nearest
     probe           linear, without bias, full-batch Adam (learning rate 3e-3, 300 steps) on the same m features

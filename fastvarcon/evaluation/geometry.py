@@ -1,4 +1,6 @@
-"""How classes lie in feature space: variability, directional variability, neural collapse (spec 4).
+"""How classes lie in feature space: variability, directional variability, neural collapse.
+
+Formulas, sources and golden values: docs/maths/geometry.md.
 
 Everything is a function of the moments of moments.py. With d_ij = |mu_j - mu_i|, u_ij = (mu_j - mu_i) / d_ij, means
 taken over pairs of different classes that are present and whose means differ:
@@ -143,7 +145,7 @@ def nc4(moments: ClassMoments, weight: Tensor, bias: Tensor, x: Tensor) -> float
 
 
 def hard_negative_trio(moments: ClassMoments) -> dict[str, float]:
-    """What hard negatives are said to bring about on the unit ball (arXiv 2209.00078), and the spectrum of the means:
+    """What hard negatives are said to bring about on the unit ball (arXiv 2311.05139), and the spectrum of the means:
     log of its last over its first singular value, of the C - 1 that a simplex has.
     """
     means = moments.mean[moments.present]
@@ -160,7 +162,10 @@ def hard_negative_trio(moments: ClassMoments) -> dict[str, float]:
 
 
 def sphere_variances(moments: ClassMoments) -> dict[str, float]:
-    """Of unit rows, every class weighing the same: total = 1 - |mean|^2 = within + between (spec 4.4)."""
+    """Of unit rows, every class weighing the same: total = 1 - |mean|^2 = within + between.
+
+    docs/maths/geometry.md#variances-on-the-sphere
+    """
     means = moments.mean[moments.present]
     total = 1 - means.mean(0).square().sum().item()
     within = 1 - means.square().sum(1).mean().item()

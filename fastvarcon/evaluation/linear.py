@@ -6,9 +6,10 @@ choice. Where features have more than CHOICE_DIM numbers, the choice is made on 
 components: gradient descent and weight decay are blind to rotation, so this only leaves out directions of least
 variance, and it costs a fraction.
 
-Protocol paper (spec/varcon.md 3): features of newly augmented images in every epoch, SGD with momentum 0.9, batch 1024,
-learning rate 5, times 0.2 behind epochs 60, 75 and 90 of 100, no weight decay. The encoder is frozen, so a pass over
-the images followed by a pass over their features is the same as both in one. The seeds share the augmented images.
+Protocol paper (docs/maths/varcon.md#linear-evaluation): features of newly augmented images in every epoch, SGD with
+momentum 0.9, batch 1024, learning rate 5, times 0.2 behind epochs 60, 75 and 90 of 100, no weight decay. The encoder is
+frozen, so a pass over the images followed by a pass over their features is the same as both in one. The seeds share the
+augmented images.
 """
 
 from __future__ import annotations

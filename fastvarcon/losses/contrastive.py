@@ -1,4 +1,4 @@
-"""SimCLR, DCL, NSCL, SupCon, SINCERE and H-SCL: one formula, five flags (spec/contrastive_family.md 1).
+"""SimCLR, DCL, NSCL, SupCon, SINCERE and H-SCL: one formula, five flags (docs/maths/family.md#one-formula).
 
 M = K B rows z_a: K views of B images, image id(a), class y(a). With x_ab = z_a . z_b / tau, the loss of anchor a is
 

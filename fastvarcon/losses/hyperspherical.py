@@ -1,4 +1,6 @@
-"""DHEL and KCL: alignment of views, and uniformity within each view (arXiv 2405.18045; spec/contrastive_family.md 2).
+"""DHEL and KCL: alignment of views, and uniformity within each view.
+
+arXiv 2405.18045; docs/maths/family.md#dhel-and-kcl.
 
 Views u, v of B images, rows on the unit sphere; no labels. With D = other images, same view:
 

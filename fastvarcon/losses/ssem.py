@@ -1,11 +1,11 @@
-"""SSEM: supervised and self-supervised contrast mixed (arXiv 2503.08203; spec/contrastive_family.md 2, 5.4).
+"""SSEM: supervised and self-supervised contrast mixed (arXiv 2503.08203).
 
     L      = (1 - alpha) L_sup + alpha L_cl
     L_cl   = mean over pairs (a, p) of two views of an image                 of  N_a - x_ap
     L_sup  = mean over pairs (a, p) of different images of the same class    of  N_a - x_ap
     N_a    = log sum_{k != a} e^{x_ak}
 
-alpha below the threshold of spec 5.4 (`collapse_threshold`) lets classes collapse to a point;
+alpha below `collapse_threshold` (docs/maths/family.md#the-collapse-threshold-of-ssem) lets classes collapse to a point;
 SupCon lies below it for every batch. `include_self` has k = a in N_a and p = a in L_cl, as the authors' CIFAR code.
 """
 
@@ -78,7 +78,9 @@ class SsemLoss(ContrastiveLoss):
 def collapse_threshold(
     classes: int, per_class: int, tau: float, views: int = 2, *, include_self: bool = False
 ) -> float:
-    """alpha* of SSEM: up to it, the best embedding of a balanced batch has every class in one point (spec 5.4).
+    """alpha* of SSEM: up to it, the best embedding of a balanced batch has every class in one point.
+
+    Derived in docs/maths/family.md#the-collapse-threshold-of-ssem.
 
     Args:
         classes, per_class, views: classes in the batch, images of each, views of an image.

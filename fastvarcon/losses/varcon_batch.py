@@ -8,8 +8,7 @@ Collectives of a step with a group, W ranks, C classes, D columns:
     backward    none with detached centroids, else one of 4 C D bytes: the gradient by the sums
     compacted   where C is more than `max_rows`, the most rows that a global batch has: an all-reduce of C bytes tells
                 which classes are present, needs the labels alone and goes first; the others then carry max_rows
-                instead of C classes. Two views of an image share a class, so this moves at most half as much as
-                gathering the rows would, whatever C is
+                instead of C classes, whatever C is: docs/maths/kernels.md#exchange-between-processes
 
 Rows are never gathered. Every rank must give the same `max_rows`; how many rows each has is its own affair.
 """

@@ -1,5 +1,5 @@
-"""Label smoothing of the NLL term, which makes it the control that VarCon has to beat (spec: VarCon's own gradient is
-that of a cross-entropy to a softened target).
+"""Label smoothing of the NLL term, which makes it the control that VarCon has to beat: VarCon's own gradient
+is that of a cross-entropy to a softened target (docs/maths/varcon.md#twice-a-smoothed-cross-entropy).
 
 With K classes present, x their logits and t = (1 - s) onehot(y) + s/K the smoothed target:
 

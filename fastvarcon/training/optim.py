@@ -25,8 +25,8 @@ def build_optimizer(model: ContrastiveModel, train: TrainConfig, device: torch.d
 
 
 def parameter_groups(model: ContrastiveModel, train: TrainConfig) -> list[dict]:
-    """Who is decayed: all in one group, as the reference code (spec/varcon.md 2.1), or not norms, biases and what the
-    encoder exempts."""
+    """Who is decayed: all in one group, as the reference code (docs/maths/varcon.md#the-reference-run), or not norms,
+    biases and what the encoder exempts."""
     lars = train.optimizer == "lars"
     if train.decay_norm_and_bias and not lars:
         return [{"params": list(model.parameters()), "weight_decay": train.weight_decay}]

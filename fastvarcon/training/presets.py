@@ -6,7 +6,9 @@ from fastvarcon.config import TrainConfig
 
 
 def reference(gpus: int = 8) -> TrainConfig:
-    """What the reference code's CIFAR-100 run really does (spec/varcon.md 2.1 and 6.1), for any number of processes.
+    """What the reference code's CIFAR-100 run really does, for any number of processes.
+
+    docs/maths/varcon.md#the-reference-run, and docs/maths/varcon.md#gradient-scale for why it differs from its command.
 
     Its command says learning rate 0.5 and weight decay 1e-4. On W GPUs its gradient is 1/W of that of the mean over
     the global batch, and with momentum SGD (gradient / W, lr, wd) is (gradient, lr / W, W wd): on eight GPUs 0.0625

@@ -3,8 +3,8 @@
 warm-up        linear, per step, from warmup_from to the peak
 cosine         half a cosine, per step, from the end of the warm-up to lr_end x peak behind the last step
 step           the peak, times decay_factor after each of decay_epochs
-epoch-cosine   the reference code (spec/varcon.md 2.1): with m = lr_end x peak, epoch e = 1..E has the one value
-               m + (peak - m)(1 + cos(pi e/E))/2, and the warm-up aims at the value of its own last epoch
+epoch-cosine   the reference code (docs/maths/varcon.md#the-reference-run): with m = lr_end x peak, epoch e = 1..E has
+               the one value m + (peak - m)(1 + cos(pi e/E))/2, and the warm-up aims at the value of its own last epoch
 """
 
 from __future__ import annotations

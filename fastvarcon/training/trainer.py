@@ -3,7 +3,7 @@
 A step: views of this rank -> z_ND unit rows -> loss of the global batch -> gradient of the global mean -> update. The
 loss gives each rank its part of the global gradient; DDP then averages over ranks, so the loss is multiplied by the
 world size before `backward`. (The reference code lacks that factor: its effective learning rate shrinks with the
-number of GPUs, spec/varcon.md 6.1.)
+number of GPUs, docs/maths/varcon.md#gradient-scale.)
 
 Nothing in a step waits for the device. Every `log_every` steps host, device and ranks meet: figures are read, a loss
 that is not finite is noticed, a request to stop is agreed on and a checkpoint is taken, so that none of them costs a

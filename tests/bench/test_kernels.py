@@ -106,8 +106,8 @@ def test_several_units_in_a_call():
     assert next(repeat(lambda job: Work(lambda: job, units=4), None)) == 4
 
 
-def test_bound_is_that_of_the_specification():
-    """spec/kernels.md, 1.7: 5.3 us and 3.74 ms of tensor cores."""
+def test_bound_is_that_of_the_table():
+    """docs/maths/kernels.md#flops-and-bytes: 5.3 us and 3.74 ms of tensor cores."""
     assert bound_ms(Job(8192, 128, 1000, "bfloat16", "cuda", 1)) == pytest.approx(5.3e-3, rel=0.01)
     assert bound_ms(Job(65536, 512, 22000, "bfloat16", "cuda", 1)) == pytest.approx(3.74, rel=0.01)
     assert bound_ms(Job(65536, 512, 10, "bfloat16", "cuda", 1)) == pytest.approx(1000 * 203e6 / 4.3e12, rel=0.01)

@@ -127,7 +127,7 @@ def test_moments_are_those_of_numpy_however_far_away():
 
 
 def test_isotropic_classes():
-    """sigma = 0.7 in 50 columns, 3 apart: V = 2.72, directional V / 50 (spec 4.2)."""
+    """sigma = 0.7 in 50 columns, 3 apart: V = 2.72, directional V / 50 (docs/maths/geometry.md#directional-cdnv)."""
     generator = torch.Generator().manual_seed(0)
     x = 0.7 * torch.randn(40_000, 50, generator=generator, dtype=torch.float64)
     labels = torch.arange(40_000) % 2

@@ -1,4 +1,4 @@
-"""What theory says of the contrastive family, on random batches and at known embeddings (the spec's 10)."""
+"""What theory says of the contrastive family, on random batches and at known embeddings: docs/maths/family.md."""
 
 import math
 
@@ -92,8 +92,11 @@ def test_supcon_in_is_at_most_supcon_out(batch, tau):
 
 @settings(deadline=None, max_examples=30)
 @given(batches(), st.sampled_from(TAUS), st.sampled_from(["out", "in"]))
-def test_gradient_is_that_of_the_spec(batch, tau, reduce):
-    """SupCon, spec 3: G = (softmax over D - Q) / (tau n), Q uniform or softmax over P; dL/dZ = (G + G^T) Z."""
+def test_gradient_is_that_of_the_formula(batch, tau, reduce):
+    """SupCon: G = (softmax over D - Q) / (tau n), Q uniform or softmax over P; dL/dZ = (G + G^T) Z.
+
+    docs/maths/family.md#gradient
+    """
     views, labels = batch
     z = views.flatten(0, 1).requires_grad_()
     y = labels.repeat(len(views))
@@ -109,7 +112,7 @@ def test_gradient_is_that_of_the_spec(batch, tau, reduce):
 
 @pytest.mark.parametrize("views", [2, 3])
 def test_values_when_all_rows_are_equal(views):
-    """Spec 2: log(K B - 1), log K (B - 1), log K (B - n)."""
+    """docs/maths/family.md#values-at-known-embeddings: log(K B - 1), log K (B - 1), log K (B - n)."""
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
     z = torch.zeros(views, 6, 4, dtype=torch.float64)
     z[..., 0] = 1
@@ -124,7 +127,10 @@ def simplex(classes: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_gap_at_equal_rows_and_at_neural_collapse(classes):
-    """Spec 5.1: log((N - 1)/(N - n)), and log(1 + e^(C/(C - 1))/(C - 1)) as n grows; both below the bound."""
+    """log((N - 1)/(N - n)), and log(1 + e^(C/(C - 1))/(C - 1)) as n grows; both below the bound.
+
+    docs/maths/family.md#the-gap-of-dcl-and-nscl
+    """
     n = 4 if classes == 100 else 20
     labels = torch.arange(classes).repeat(n)
     N, bound = len(labels), gap_bound(len(labels), n).item()
@@ -132,7 +138,7 @@ def test_gap_at_equal_rows_and_at_neural_collapse(classes):
     q = math.exp(classes / (classes - 1))
     expected = {
         "equal": math.log((N - 1) / (N - n)),
-        "collapsed": math.log1p((n - 1) * q / (N - n)),  # the spec's column as n grows
+        "collapsed": math.log1p((n - 1) * q / (N - n)),  # the column of the table as n grows
     }
     for name, rows in x.items():
         figures = NsclMonitor(classes)(rows.repeat(2, 1), labels.repeat(2))
@@ -150,7 +156,10 @@ def test_table_of_the_bound(classes, tau, bound):
 
 
 def test_best_free_embedding_of_nscl_is_a_simplex():
-    """Spec 2 and 5.2: L* = -1/tau - 1/((C - 1) tau) + log K (N - n), reached by gradient descent from anywhere."""
+    """L* = -1/tau - 1/((C - 1) tau) + log K (N - n), reached by gradient descent from anywhere.
+
+    docs/maths/family.md#values-at-known-embeddings
+    """
     classes, n, tau = 3, 2, 0.5
     labels = torch.arange(classes).repeat(n)
     raw = torch.randn(2 * len(labels), 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -172,7 +181,7 @@ def test_best_free_embedding_of_nscl_is_a_simplex():
 @pytest.mark.parametrize("include_self", [True, False])
 def test_collapse_of_ssem_flips_at_its_threshold(classes, per_class, tau, views, include_self):
     """A little spread of the images of a class, each in its own direction, raises the loss below alpha*, and lowers it
-    above (spec 5.4).
+    above (docs/maths/family.md#the-collapse-threshold-of-ssem).
     """
     labels = torch.arange(classes).repeat_interleave(per_class)
     centres = torch.block_diag(simplex(classes), *[simplex(per_class)] * classes)

@@ -15,7 +15,7 @@ GOLDEN_LABELS = torch.tensor([5, 0, 9, 5, 0, 9])
 
 
 def golden_raw() -> torch.Tensor:
-    """The input of spec/varcon.md 1.6: raw[i][j] = sin(1 + 3i + 7j) + 0.8 [j == i mod 3]."""
+    """The input of docs/maths/varcon.md#golden-values: raw[i][j] = sin(1 + 3i + 7j) + 0.8 [j == i mod 3]."""
     rows = [[math.sin(1 + 3 * i + 7 * j) + 0.8 * (j == i % 3) for j in range(4)] for i in range(6)]
     return torch.tensor(rows, dtype=torch.float64, requires_grad=True)
 
@@ -95,7 +95,7 @@ def test_golden_gradients_of_the_variants(backend, tau1, eps, detach_centroids, 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("classes", "loss"), [(10, 4.604385), (100, 9.205067), (641, 12.893644), (1000, 13.765141)])
 def test_start_value_when_all_features_are_equal(backend, classes, loss):
-    """2 log C - H(q): spec/varcon.md 1.6."""
+    """2 log C - H(q): docs/maths/varcon.md#start-value."""
     z = torch.zeros(classes, 8, dtype=torch.float64)
     z[:, 0] = 1
     assert varcon_loss(z, torch.arange(classes), classes, backend=backend).item() == pytest.approx(loss, abs=1e-6)
@@ -103,7 +103,7 @@ def test_start_value_when_all_features_are_equal(backend, classes, loss):
 
 @pytest.mark.parametrize(("classes", "loss"), [(10, 0.004102), (100, 0.025230), (1000, 0.167845)])
 def test_loss_on_a_perfect_simplex(classes, loss):
-    """Centroids at cosine -1/(C - 1), z = w: spec/varcon.md 1.3."""
+    """Centroids at cosine -1/(C - 1), z = w: docs/maths/varcon.md#best-confidence."""
     z = F.normalize(torch.eye(classes, dtype=torch.float64) - 1 / classes, dim=1)
     assert varcon_loss(z, torch.arange(classes), classes).item() == pytest.approx(loss, abs=1e-6)
 
@@ -234,7 +234,7 @@ def test_opposite_rows_cancel_to_a_zero_centroid(backend):
 @pytest.mark.parametrize("collapsed", [False, True])
 @pytest.mark.parametrize(("tau1", "eps"), [(0.005, 0.0), (0.01, 0.005), (0.1, 0.095)])
 def test_small_temperatures_stay_finite_in_float32(backend, collapsed, tau1, eps):
-    """The reference code is NaN here: exp(1 / tau2) overflows below 0.0113 (spec/varcon.md 1.6)."""
+    """The reference code is NaN here: exp(1 / tau2) overflows below 0.0113: docs/maths/varcon.md#small-temperatures."""
     results = []
     for dtype in (torch.float32, torch.float64):
         z, labels = random_rows(collapsed=collapsed, dtype=torch.float32)
@@ -246,8 +246,8 @@ def test_small_temperatures_stay_finite_in_float32(backend, collapsed, tau1, eps
     assert results[0] == pytest.approx(results[1], rel=1e-4, abs=1e-5)
 
 
-def test_value_of_the_small_temperature_that_the_spec_states():
-    """tau1 = .01, eps = .005: the float32 value must be that of float64, not NaN (spec/kernels.md 1.1)."""
+def test_value_of_a_small_temperature_in_float32():
+    """tau1 = .01, eps = .005: the float32 value must be that of float64: docs/maths/varcon.md#small-temperatures."""
     z, labels = random_rows(64, 8, 10, dtype=torch.float32)
     exact = varcon_loss(z.double(), labels, 10, tau1=0.01, eps=0.005).item()
     assert varcon_loss(z, labels, 10, tau1=0.01, eps=0.005).item() == pytest.approx(exact, rel=1e-5)
@@ -322,7 +322,10 @@ def test_properties(seed, classes, tau1, share):
 
 
 def test_detached_gradient_is_twice_cross_entropy_towards_the_soft_target():
-    """dL/ds = 2p - q - onehot with q detached (spec/varcon.md 1.3), here through autograd of torch's cross_entropy."""
+    """dL/ds = 2p - q - onehot with q detached, here through autograd of torch's cross_entropy.
+
+    docs/maths/varcon.md#twice-a-smoothed-cross-entropy
+    """
     z, labels = random_rows()
     centroids = F.normalize(torch.zeros(6, 7, dtype=z.dtype).index_add(0, labels, z), dim=1)
     ours, theirs = z.clone().requires_grad_(), z.clone().requires_grad_()

@@ -66,7 +66,7 @@ def test_leave_one_out_is_what_it_says():
 
 
 def test_leave_one_out_takes_the_bias_out_of_the_confidence():
-    """Random rows, two a class: spec/varcon.md 1.6 finds mean confidence .44 where chance is .001."""
+    """Random rows, two a class: confidence .44 where chance is .001: docs/maths/varcon.md#bias-of-the-own-centroid."""
     generator = torch.Generator().manual_seed(0)
     z = F.normalize(torch.randn(2000, 128, generator=generator), dim=1)
     labels = torch.arange(2000) % 1000

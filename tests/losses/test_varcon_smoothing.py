@@ -61,7 +61,10 @@ def test_triton_equals_torchs_cross_entropy():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_varcon_with_a_fixed_temperature_is_a_smoothed_cross_entropy(backend):
-    """Spec 1.3: dL/dx = 2p - q - onehot, so at eps 0 the smoothed target is (q + onehot) / 2."""
+    """dL/dx = 2p - q - onehot, so at eps 0 the smoothed target is (q + onehot) / 2.
+
+    docs/maths/varcon.md#twice-a-smoothed-cross-entropy
+    """
     z, labels = batch()
     loss = varcon_loss(z, labels, CLASSES, tau1=TAU1, eps=0.0, backend=backend)
     r = 5 / (5 + math.exp(1 / TAU1))  # of six classes, q off the true one

@@ -81,6 +81,29 @@ def test_error_is_that_of_torch(n, dim, classes, tau1, dtype, collapsed):
     assert_as_good_as_torch(z, labels, classes, tau1=tau1, eps=tau1 / 5)
 
 
+def outlier(tau1: float, dtype: torch.dtype) -> None:
+    """Three classes around one direction, and a row of the first class that is opposite to all of them: of its
+    probabilities, float16 has to hold the smallest that a temperature allows."""
+    noise = 0.02 * torch.randn(60, 16, generator=torch.Generator().manual_seed(0))
+    rows = torch.eye(1, 16).expand(60, -1) + noise
+    rows[0] = -torch.eye(1, 16)
+    z, labels = F.normalize(rows, dim=1).to(DEVICE, dtype), (torch.arange(60) % 3).to(DEVICE)
+    assert_as_good_as_torch(z, labels, 3, tau1=tau1, eps=tau1 / 5)
+
+
+RANGES = [(0.07, torch.float16), (0.085, torch.float16), (0.1, torch.float16), (0.03, torch.float32)]
+
+
+@pytest.mark.parametrize(("tau1", "dtype"), RANGES)
+def test_a_row_opposite_to_all_centroids(tau1, dtype):
+    outlier(tau1, dtype)
+
+
+@pytest.mark.parametrize(("tau1", "dtype"), RANGES)
+def test_a_row_opposite_to_all_centroids_in_chunks(small_chunks, tau1, dtype):
+    outlier(tau1, dtype)
+
+
 @pytest.mark.parametrize("collapsed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("detach_target", [False, True])

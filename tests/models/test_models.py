@@ -1,4 +1,4 @@
-"""Encoders and heads against torchvision and the figures of the spec."""
+"""Encoders and heads against torchvision and the sizes of the reference run."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_stock_weights_load_and_give_the_same_features(name):
 
 
 def test_small_image_resnet50_has_the_published_size():
-    """23,500,352 parameters, head 4,458,624: spec/varcon.md 2.1."""
+    """23,500,352 parameters, head 4,458,624: docs/maths/varcon.md#the-reference-run."""
     assert parameters(build_encoder("resnet50", small_images=True)) == 23_500_352
     assert parameters(build_head("mlp", 2048)) == 4_458_624
 

@@ -59,7 +59,9 @@ def test_scaling_rules_are_stated():
 
 
 def test_preset_has_the_reference_runs_learning_rates():
-    """spec/varcon.md 2.1: of the command (lr 0.5) per epoch; 6.1: effective ones, an eighth of them."""
+    """The command (lr 0.5) per epoch, docs/maths/varcon.md#the-reference-run, and an eighth of it as effective rate,
+    docs/maths/varcon.md#gradient-scale.
+    """
     train, steps = reference(), 48
     schedule = Schedule(train, steps)
     for epoch, rate in ((11, 0.49628), (100, 0.25025), (200, 0.0005)):
