@@ -21,6 +21,13 @@ ROOT = Path(__file__).parents[1]
 
 SCOPES = {
     "pages": ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md"),
+    "settings": (
+        "fastvarcon/config.py",
+        "fastvarcon/evaluation/options.py",
+        "fastvarcon/commands/[c-z]*.py",
+        "fastvarcon/commands/bench.py",
+        "fastvarcon/commands/bench_step.py",
+    ),
 }
 
 
