@@ -1,11 +1,12 @@
-"""The measured tables of README and docs, made from the rows in benchmarks/results/.
+"""Generates the measured tables of README and docs from the rows in benchmarks/results/.
 
-    python benchmarks/tables.py            write them into the pages (`make tables`)
-    python benchmarks/tables.py --check    exit with 1 and a diff where a page is not what the rows say
+    python benchmarks/tables.py            write the tables into the pages (`make tables`)
+    python benchmarks/tables.py --check    print a diff and exit with 1 if a page differs from the rows
 
-A page says `<!-- table:NAME -->` and `<!-- /table -->`, each on a line of its own; TABLES[NAME]() stands between. Which
-rows a table shows is data in tables_scores.py and tables_speed.py: the columns that pick them. Of several measurements
-of the same thing the newest counts, unless all do: then the median of their medians and the range over all of them.
+A page contains `<!-- table:NAME -->` and `<!-- /table -->`, each on a line of its own; the text of TABLES[NAME]() goes
+between them. tables_scores.py and tables_speed.py list the column values that select the rows of each table. If the
+same thing was measured several times, the table shows the newest measurement, or (where a table says so) the median of
+the medians with the range over all measurements.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TABLES = {**tables_scores.TABLES, **tables_speed.TABLES}
 
 
 def filled(page: str) -> str:
-    """The page with every table as the rows say."""
+    """The page with every table generated again from the rows."""
 
     def one(match: re.Match[str]) -> str:
         if match[2] not in TABLES:
@@ -37,7 +38,7 @@ def filled(page: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
     args = parser.parse_args()
     stale = False
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -51,7 +52,7 @@ def main() -> None:
             path.write_text(after, encoding="utf-8")
         stale |= after != before
     if args.check and stale:
-        sys.exit("error: a table is not what benchmarks/results/ says: run `make tables` and commit the pages")
+        sys.exit("error: a table differs from benchmarks/results/: run `make tables` and commit the pages")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows of benchmarks/results/ as cells of Markdown tables: for tables.py, which says which rows."""
+"""Formats rows of benchmarks/results/ as Markdown tables, for tables.py and the modules it imports."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Source = tuple[str, Row]  # the name of a file in results/, without .csv, and on
 def every_row(name: str) -> list[Row]:
     path = RESULTS / f"{name}.csv"
     if not path.exists():
-        sys.exit(f"error: {path} does not exist: measure first, or take the table that needs it out of the page")
+        sys.exit(f"error: {path} does not exist: measure first, or remove the table that needs it from the page")
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
 def rows(name: str, **wanted: str) -> list[Row]:
-    """Rows of results/NAME.csv whose columns have the wanted values, oldest first; at least one."""
+    """Rows of results/NAME.csv whose columns have the wanted values, oldest first. Exits if there are none."""
     found = [row for row in every_row(name) if all(row[column] == value for column, value in wanted.items())]
     if not found:
-        sys.exit(f"error: no row of {name}.csv has {wanted}: measure it again, or ask for other rows in tables.py")
+        sys.exit(f"error: no row of {name}.csv has {wanted}: measure it again, or select other rows in tables_*.py")
     return found
 
 
 def number(value: float | str) -> str:
-    """Three digits or so: 67,309, 13.4, 4.66, 0.07."""
+    """About three significant digits: 67,309, 13.4, 4.66, 0.07."""
     value = float(value)
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -47,7 +47,7 @@ def median(found: Sequence[Row], column: str) -> float:
 
 
 def spread(found: Sequence[Row], column: str) -> str:
-    """Median (lowest to highest): over the rounds as a row has it in COLUMN_min and COLUMN_max, and over the rows."""
+    """Median (lowest to highest), over the rows and over the rounds of each row (its COLUMN_min and COLUMN_max)."""
     values = [float(row[column]) for row in found if row.get(column)]
     if not values:
         return ""
@@ -59,12 +59,12 @@ def spread(found: Sequence[Row], column: str) -> str:
 
 
 def once(names: Sequence[str]) -> list[str]:
-    """A name that repeats the one above it is left empty."""
+    """The names, with an empty string for each that repeats the one above it."""
     return [name if name != above else "" for above, name in zip([None, *names], names, strict=False)]
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]], sources: Iterable[Source]) -> str:
-    """A Markdown table, columns as wide as their widest cell and numbers to the right, above where it comes from."""
+    """A Markdown table with aligned columns (numbers to the right), followed by the line that names its sources."""
     lines = [list(head), *map(list, body)]
     columns = list(zip(*lines, strict=True))
     right = [
@@ -79,18 +79,18 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]], sources: Iterable[
 
 
 def paragraph(text: str, sources: Iterable[Source]) -> str:
-    """Text between empty lines, above when and where its rows were measured."""
+    """The text between empty lines, followed by a line that says when, where and in which files it was measured."""
     found = list(sources)
     files = ", ".join(sorted({f"`{name}.csv`" for name, _ in found}))
     machines = machines_of(row["machine"] for _, row in found if "machine" in row)
     dates = sorted({row["date"] for _, row in found})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     where = f" on {' and '.join(machines)}" if machines else ""
-    return f"\n{text}\n\n<sub>{when}{where}. The rows, with their commands: {files} in `benchmarks/results/`.</sub>\n\n"
+    return f"\n{text}\n\n<sub>Measured {when}{where}. Rows and commands: {files} in `benchmarks/results/`.</sub>\n\n"
 
 
 def machines_of(names: Iterable[str]) -> list[str]:
-    """Machines as the rows name them, one CPU once whatever share of its cores a measurement had."""
+    """The machines that the rows name; each CPU once, with all numbers of its cores that were used."""
     cores: dict[str, set[str]] = {}
     for name in names:
         count, cpu = re.fullmatch(r"(?:(\d+) (?:x|cores of) )?(.*)", re.sub(r"\(R\)| Processor", "", name)).groups()

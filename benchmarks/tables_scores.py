@@ -1,4 +1,4 @@
-"""Tables of scores: what was trained, and how good it is, from runs.csv and studies.csv."""
+"""Tables of scores: what was trained and how it scored, from runs.csv, studies.csv and evaluation.csv."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def runs() -> str:
         )
         for what, row in zip(RUNS.values(), found, strict=True)
     ]
-    head = ("run", "epochs", "training", "linear", "kNN", "kNN on pixels", "scored on")
+    head = ("run", "epochs", "training time", "linear", "kNN", "kNN on raw pixels", "held-out images")
     return table(head, body, (("runs", row) for row in found))
 
 
@@ -46,7 +46,7 @@ def demo() -> str:
 
 
 def studies(wanted: Callable[[Row], bool]) -> str:
-    """Mean ± standard deviation over seeds, the newest row of each, of all points of the wanted rows."""
+    """Mean ± standard deviation over seeds of each point among the wanted rows; of each seed the newest row."""
     found = [row for row in every_row("studies") if wanted(row)]
     lines = {(row["study"], row["series"]) for row in found}
     alike: dict[tuple[str, ...], dict[str, Row]] = {}
@@ -65,7 +65,7 @@ def studies(wanted: Callable[[Row], bool]) -> str:
 
 
 def protocols() -> str:
-    """Both protocols of the linear probe, on every encoder that has both, the newest row of each."""
+    """Both protocols of the linear probe on every encoder that has both; of each the newest row."""
     fast, paper = (
         {encoder_of(row): row for row in rows("evaluation", task=f"protocol {name}")} for name in ("fast", "paper")
     )
@@ -79,18 +79,18 @@ def protocols() -> str:
         for encoder in fast
         if encoder in paper
     ]
-    head = ("encoder trained on", "fast", "seconds", "paper", "seconds", "points apart", "paper costs")
+    head = ("encoder trained on", "fast", "seconds", "paper", "seconds", "difference in points", "time paper / fast")
     return table(head, body, (("evaluation", row) for way in (fast, paper) for row in way.values()))
 
 
 def probed(row: Row) -> str:
-    """Top-1 and its deviation over the seeds of the probe."""
+    """Top-1 and its standard deviation over the seeds of the probe."""
     deviation = float(re.match(r"std ([\d.]+)", row["detail"])[1])
     return f"{100 * float(row['top1']):.2f} ± {100 * deviation:.2f} %"
 
 
 def encoder_of(row: Row) -> str:
-    """What the probed encoder was trained on, from the command that follows behind the other details."""
+    """What the probed encoder was trained on, from the training command at the end of the details."""
     command = row["detail"].split("; ", 1)[1]
     epochs = re.search(r"--train.epochs (\d+)", command)[1]
     return data_of({"command": command, "num_train": row["rows"], "epochs": epochs})
@@ -104,7 +104,7 @@ def recipe_of(row: Row) -> str:
 
 
 def data_of(row: Row) -> str:
-    """What a run was trained on, with how wide a network, and how long; the recipe is named after the dataset."""
+    """Dataset (known from the name of the recipe), number of images, width of the network and epochs of a run."""
     recipe = recipe_of(row)
     width = re.search(r"--model.width ([\d.]+)", row["command"])
     wide = f", width {width[1]}" if width else ""
@@ -121,7 +121,7 @@ TABLES = {
     "demo": demo,
     "runs": runs,
     "protocols": protocols,
-    # VarCon against other losses on one budget: on photographs, and on scanned digits, which show the machinery alone
+    # VarCon and other losses on one budget: on photographs, and on scanned digits (which only test the machinery)
     "evidence": lambda: studies(lambda row: row["study"] == "against" and recipe_of(row) != "digits"),
     "against-digits": lambda: studies(lambda row: row["study"] == "against" and recipe_of(row) == "digits"),
     "studies": lambda: studies(lambda row: row["study"] != "against"),

@@ -1,4 +1,4 @@
-"""Tables of speed: ours against others, from the rows of `fastvarcon bench` and of the scripts in benchmarks/."""
+"""Tables of speed: ours and the competitors, from the rows of `fastvarcon bench` and of the scripts in benchmarks/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tables_cells import Row, every_row, median, number, once, rows, spread, table
 
-# ------------------------------------------------------------------------------------------------- feeding
+# ------------------------------------------------------------------------------------------------- data loading
 
 DATASETS = {
     "nette-keep": "Imagenette, 224 px JPEG",
@@ -18,19 +18,19 @@ DATASETS = {
     "cifar10-train5k": "CIFAR-10",
 }
 FED = {
-    "decoded once; the GPU makes the views": {"task": "decode", "competitor": "fastvarcon cpu"},
-    "both views on the CPU": {"task": "two views", "competitor": "fastvarcon cpu"},
+    "decoded images; the GPU makes the views": {"task": "decode", "competitor": "fastvarcon cpu"},
+    "both views, made on the CPU": {"task": "two views", "competitor": "fastvarcon cpu"},
     "both views, `resident`": {"task": "two views", "competitor": "fastvarcon resident"},
 }
 
 
 def loader() -> str:
-    """Ours against torchvision's two-crop loader, all measurements of each."""
+    """Our loader compared with torchvision's two-crop loader; all measurements of each count."""
     measured = [
         (dataset, what, found)
         for dataset in ("nette-keep", "x8-keep", "x8-256", "cifar-raw")
         for what, ours in FED.items()
-        if (dataset, what) != ("cifar-raw", "decoded once; the GPU makes the views")  # nothing to decode
+        if (dataset, what) != ("cifar-raw", "decoded images; the GPU makes the views")  # nothing to decode
         and (found := [row for row in every_row("loader") if row.items() >= {**ours, "dataset": dataset}.items()])
     ]
     body = [
@@ -39,7 +39,7 @@ def loader() -> str:
             once([DATASETS[dataset] for dataset, _, _ in measured]), measured, strict=True
         )
     ]
-    head = ("images", "what comes out", "per second", "times torchvision")
+    head = ("images", "output", "per second", "speed-up over torchvision")
     return table(head, body, (("loader", row) for _, _, found in measured for row in found))
 
 
@@ -48,16 +48,16 @@ def loader() -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """What ours does in its newest row, and how many times as fast as something else that is."""
+    """A row of the table: what ours achieves in its newest row, and its speed-up over one competitor."""
 
     what: str
     csv: str
-    ours: Row  # the columns that pick the row
+    ours: Row  # the column values that select the row
     figure: str  # the column that is shown
     unit: str
     against: str = ""
     ratio: str = ""  # a column, with its range in RATIO_min and RATIO_max; or
-    other: str = ""  # the competitor whose time, measured by the same command, is divided by ours
+    other: str = ""  # a competitor in the same command, whose time is divided by ours
 
     def row(self) -> Row:
         return rows(self.csv, **self.ours)[-1]
@@ -69,7 +69,7 @@ class Line:
             theirs = rows(self.csv, command=row["command"], shape=row["shape"], competitor=self.other)[-1]
             ratio = number(float(theirs[self.figure]) / float(row[self.figure]))
         elif "memory_ratio" in row:
-            ratio += f", in {number(row['memory_ratio'])} of the memory"
+            ratio += f", with {number(row['memory_ratio'])} of the memory"
         return self.what, f"{number(row[self.figure])} {self.unit}", self.against, ratio
 
 
@@ -86,40 +86,52 @@ SPEED = (
     Line("SimAugment at 224 px", "kernels_views", NUMBA | {"size": "224"}, *VIEWS),
     Line("SimAugment at 32 px", "kernels_views", NUMBA | {"size": "32"}, *VIEWS),
     Line(
-        "VarCon, 8,192 rows, 1,000 classes", "kernels_varcon", VARCON, "wall_ms", "ms", "the paper in torch", "speedup"
+        "VarCon, 8,192 rows, 1,000 classes",
+        "kernels_varcon",
+        VARCON,
+        "wall_ms",
+        "ms",
+        "the paper's equations in torch",
+        "speedup",
     ),
     Line("", "kernels_varcon", VARCON, "wall_ms", "ms", "the same, compiled", other="reference, torch.compile"),
     Line("SupCon, 4,096 rows", "kernels_contrastive", SUPCON, "wall_ms", "ms", "the N x N formula", "speedup"),
     Line("", "kernels_contrastive", SUPCON, "wall_ms", "ms", "the same, compiled", other="reference, torch.compile"),
     Line(
-        "step of a narrow ResNet-18", "step", STEP, "views_per_second", "views/s", "the reference", "ratio_to_reference"
+        "training step, narrow ResNet-18",
+        "step",
+        STEP,
+        "views_per_second",
+        "views/s",
+        "the reference code",
+        "ratio_to_reference",
     ),
-    Line("convert ImageNet, 256 px", "convert", CONVERT, *WRITER),
-    Line("convert ImageNet as it is", "convert", KEEP, *WRITER),
+    Line("convert ImageNet to 256 px", "convert", CONVERT, *WRITER),
+    Line("convert ImageNet, keeping its JPEG bytes", "convert", KEEP, *WRITER),
 )
 
 
 def speed() -> str:
-    return table(("what", "ours", "against", "times as fast"), (line.cells() for line in SPEED), (
+    return table(("task", "ours", "compared with", "speed-up"), (line.cells() for line in SPEED), (
         (line.csv, line.row()) for line in SPEED))  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------- everybody measured
+# ------------------------------------------------------------------------------------------------- all competitors
 
 
 @dataclass(frozen=True)
 class Field:
-    """All who ran in one benchmark. Of each thing measured, the run with most of them, the newest of equals."""
+    """All competitors of one benchmark. For each case: the run with the most competitors, the newest of equals."""
 
     csv: str
-    by: str  # the column that says what is measured
+    by: str  # the column that names the case
     columns: dict[str, str]  # heading -> column
 
     def newest(self) -> list[Row]:
         runs: dict[tuple[str, str], list[list[Row]]] = {}
         for row in every_row(self.csv):
             alike = runs.setdefault((row[self.by], row["machine"]), [])
-            if not alike or who(row) in map(who, alike[-1]) or row["command"] != alike[-1][0]["command"]:
+            if not alike or name_of(row) in map(name_of, alike[-1]) or row["command"] != alike[-1][0]["command"]:
                 alike.append([])
             alike[-1].append(row)
         return [row for alike in runs.values() for row in max(reversed(alike), key=len)]
@@ -128,19 +140,22 @@ class Field:
         found = self.newest()
         names = once([DATASETS.get(row[self.by], row[self.by]) for row in found])
         body = [
-            (name, who(row), *(spread([row], column) for column in self.columns.values()))
+            (name, name_of(row), *(spread([row], column) for column in self.columns.values()))
             for name, row in zip(names, found, strict=True)
         ]
-        return table(("what", "who", *self.columns), body, ((self.csv, row) for row in found))
+        return table(("case", "implementation", *self.columns), body, ((self.csv, row) for row in found))
 
 
-def who(row: Row) -> str:
+def name_of(row: Row) -> str:
     return f"{row['task']}: {row['competitor']}" if "pairs_per_second" in row else row["competitor"]
 
 
-TIMES_TORCHVISION = {"times torchvision": "ratio_to_torchvision"}
-LOSS = {"ms": "wall_ms", "times as fast": "speedup", "extra MB": "peak_extra_mb"}
-TIMES_REFERENCE = {"times the reference": "ratio_to_reference", "times synthetic data": "ratio_to_synthetic"}
+TIMES_TORCHVISION = {"speed-up over torchvision": "ratio_to_torchvision"}
+LOSS = {"ms": "wall_ms", "speed-up": "speedup", "extra MB": "peak_extra_mb"}
+TIMES_REFERENCE = {
+    "speed-up over the reference": "ratio_to_reference",
+    "relative to synthetic data": "ratio_to_synthetic",
+}
 CPU_SECONDS = {"CPU-s per 1,000": "cpu_seconds_per_1000_pairs"}
 FIELDS = {
     "loader-all": Field("loader", "dataset", {"per second": "pairs_per_second"} | TIMES_TORCHVISION | CPU_SECONDS),
@@ -155,7 +170,7 @@ FIELDS = {
 
 
 def backends() -> str:
-    """What every backend of ours needs of the CPU: where it decodes, and where both views are made there too."""
+    """CPU time of each of our backends: for decoding alone, and for decoding and both views."""
     found = {(row["dataset"], row["competitor"], row["task"]): row for row in FIELDS["loader-all"].newest()}
     ours = dict.fromkeys((dataset, name) for dataset, name, _ in found if name.startswith("fastvarcon "))
     body = []
@@ -164,7 +179,7 @@ def backends() -> str:
         size = number(decode.get("mean_bytes") or views["mean_bytes"]) if images else ""
         cells = (spread([decode], "pairs_per_second"), decode.get("cpu_seconds_per_1000_pairs", ""))
         body.append((images, size, name.removeprefix("fastvarcon "), *cells, spread([views], "pairs_per_second")))
-    head = ("images", "bytes each", "backend", "decode: images/s", "core-seconds for 1,000", "both views: pairs/s")
+    head = ("images", "bytes per image", "backend", "decode: images/s", "core-seconds per 1,000", "both views: pairs/s")
     return table(head, body, (("loader", row) for row in found.values()))
 
 
@@ -181,7 +196,7 @@ def convert() -> str:
         )
         for (dataset, settings), row in newest.items()
     ]
-    head = ("what", "images/s", "ffcv's writer", "times as fast", "MB per 1,000", "ffcv's")
+    head = ("images and mode", "images/s", "ffcv's writer", "speed-up", "MB per 1,000", "ffcv's MB per 1,000")
     return table(head, body, (("convert", row) for row in newest.values()))
 
 
@@ -192,13 +207,15 @@ def evaluation() -> str:
         (row["task"], shape, number(row["seconds"]), number(row["cpu_seconds"]))
         for row, shape in zip(found, shapes, strict=True)
     ]
-    return table(("what", "training features", "seconds", "CPU-seconds"), body, (("evaluation", row) for row in found))
+    return table(
+        ("evaluation", "training features", "seconds", "CPU-seconds"), body, (("evaluation", row) for row in found)
+    )
 
 
 def memory() -> str:
     row = every_row("loader_memory")[-1]
     body = [(row["batch"], row["epochs"], row["first_epoch_mb"], row["largest_mb"])]
-    head = ("images of 400 px a step", "epochs", "MB after the first", "MB at most")
+    head = ("images of 400 px per step", "epochs", "MB after the first epoch", "peak MB")
     return table(head, body, [("loader_memory", row)])
 
 
@@ -210,13 +227,13 @@ def fuzz() -> str:
 
 
 def newcomer() -> str:
-    """The steps of docs/quick-start.md, as newcomer.py timed them last."""
+    """The steps of docs/quick-start.md, with the times of the newest run of newcomer.py."""
     newest = {row["command"]: row for row in every_row("newcomer")}
     body = [
         (name, f"`{command.replace(' --data.train train.beton --data.val val.beton', ' ...')}`", number(row["seconds"]))
         for name, (command, row) in zip(once([row["step"] for row in newest.values()]), newest.items(), strict=True)
     ]
-    body.append(("together", "", number(sum(float(row["seconds"]) for row in newest.values()))))
+    body.append(("total", "", number(sum(float(row["seconds"]) for row in newest.values()))))
     return table(("step", "command", "seconds"), body, (("newcomer", row) for row in newest.values()))
 
 

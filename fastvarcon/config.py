@@ -1,7 +1,7 @@
 """Every setting of a run, with its default, its unit and the reason for the default.
 
 A recipe is an instance of `Config`; its command line mirrors the fields (`--train.epochs 200`). The resolved values are
-written to `config.json` of the run folder and read back by evaluation and resume.
+written to `config.json` in the run folder, where evaluation and resume read them.
 """
 
 from __future__ import annotations
@@ -49,31 +49,33 @@ Interpolation = Literal["bilinear", "bicubic"]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 TIMM = "timm/"
-"""Begins the name of an encoder that the timm package builds."""
+"""Prefix of the names of encoders that the timm package builds."""
 
 
 @dataclass
 class DataConfig:
     train: Path | None = None
-    """Training images: a .beton file, a pattern of its shards ("train-*.beton") or a folder of tar shards, all made by
-    `fastvarcon convert`; for backend folder an image folder."""
+    """Training images: a .beton file, a pattern of its shards ("train-*.beton") or a folder of tar shards, all written
+    by `fastvarcon convert`; for backend folder an image folder."""
     val: Path | None = None
     """Held-out images of the same classes, for the accuracy curve during training and for `fastvarcon eval`."""
     backend: BackendName = "cpu"
-    """Who decodes, once per image. cpu: threads. resident: decodes all before the first step and keeps it in memory.
-    nvjpeg: the GPU. dali: a DALI pipeline. ffcv: ffcv's own loader. folder: PIL, the slow reference."""
+    """What decodes the images, each once per step. cpu: threads. resident: all images once, before the first step, into
+    memory. nvjpeg: the GPU. dali: a DALI pipeline. ffcv: ffcv's own loader. folder: PIL, the slow reference."""
     keep: Literal["auto", "device", "pinned", "shared"] = "auto"
-    """Backend resident: where the decoded images lie. shared: one host copy for all processes of a machine."""
+    """Backend resident: where the decoded images are stored. device: memory of each GPU. pinned: page-locked memory of
+    each process. shared: one host copy for all processes of a machine. auto: device if half of its free memory is
+    enough, else a host copy."""
     on_bad_image: Literal["stop", "replace"] = "stop"
-    """What a broken image does: end the run, or be replaced by the next image of its class and reported."""
+    """What to do about a broken image: stop the run, or replace it with the next image of its class and report it."""
     policy: PolicyName = "simaugment"
     """Augmentation. simaugment: the SupCon/VarCon recipe, crop .2-1, flip, colour jitter, grey. simclr: stronger, with
-    blur. nscl-cifar: simaugment with crops from .08. autoaugment, randaugment: torchvision's, behind crop and flip.
-    stacked-randaugment: within simclr. crop-flip. crop: no flip, for digits. eval: none, the centre crop."""
+    blur. nscl-cifar: simaugment with crops from .08. autoaugment, randaugment: torchvision's, after crop and flip.
+    stacked-randaugment: RandAugment within simclr. crop-flip. crop: no flip, for digits. eval: only the centre crop."""
     interpolation: Interpolation = "bilinear"
-    """Filter of the resize, always antialiased, in training and evaluation. bicubic is sharper and costs more."""
+    """Filter for resizing, always antialiased, in training and evaluation. bicubic is sharper and costs more."""
     num_views: int = 2
-    """Views made of each image in a step; VarCon and SupCon use two."""
+    """Views per image in each step; VarCon and SupCon use two."""
     size: int = 224
     """Side of a view in pixels."""
     eval_resize: int = 256
@@ -83,15 +85,15 @@ class DataConfig:
     std: Triple = (0.229, 0.224, 0.225)
     """Per-channel standard deviation in [0, 1] units that normalisation divides by (default: ImageNet)."""
     workers: int = 0
-    """Decoding threads per process; 0 = an even share of the cores for each process of this machine."""
+    """Decoding threads per process; 0 = the cores of this machine, divided evenly among its processes."""
     prefetch: int = 2
-    """Batches prepared ahead. Two hide the jitter of decoding; more only costs memory."""
+    """Batches prepared in advance. Two hide the jitter of decoding; more only cost memory."""
     prefetch_mb: int = 1024
-    """MB of prepared views at most; one batch is always prepared."""
+    """Limit for the prepared views, in MB; one batch is always prepared."""
 
     @property
     def train_file(self) -> Path:
-        """`train` of a configuration that was validated."""
+        """`train` of a validated configuration."""
         assert self.train is not None, "validate comes first"
         return self.train
 
@@ -99,114 +101,120 @@ class DataConfig:
 @dataclass
 class SamplingConfig:
     order: Literal["shuffle", "block"] = "shuffle"
-    """shuffle: a uniform permutation every epoch. block: for files larger than memory, sequential reads of blocks in
-    random order, mixed within a window."""
+    """shuffle: a uniform permutation in every epoch. block: for files larger than memory; blocks are read sequentially,
+    in random order, and their images are shuffled within a window."""
     block_mb: int = 16
-    """Order block: MB read in one go; enough to hide the seek of a disk or a network file system."""
+    """Order block: MB per sequential read; enough to hide the seek time of a disk or a network file system."""
     window_mb: int = 1024
-    """Order block: MB of the file that are mixed together. The page cache holds two windows."""
+    """Order block: MB of the file that are shuffled together. The page cache must hold two windows."""
     per_class: int = 0
-    """Images that every class present in a batch has in it (or a multiple); 0 = whatever chance brings. The global
-    batch must be a multiple of it."""
+    """Images per class present in a batch (or a multiple of it); 0 = left to chance. The global batch must be a
+    multiple of it."""
     bind: bool = False
-    """One fixed image of every class in each global batch, in its last places: every pair of classes then meets in
-    every step, also rare ones. For few classes next to the batch; order shuffle only."""
+    """Put one fixed image of every class into each global batch, in its last places: every step then compares every
+    pair of classes, even rare ones. For few classes relative to the batch; order shuffle only."""
 
 
 @dataclass
 class ModelConfig:
     encoder: str = "resnet50"
     """resnet18, resnet34, resnet50 or resnet101: torchvision's; the paper's figures use resnet50. timm/NAME: any model
-    of the timm package, timm/vit_small_patch16_224 for instance."""
+    of the timm package, for instance timm/vit_small_patch16_224."""
     width: float = 1.0
     """Torchvision: multiplies every channel count of the encoder. 1.0 is the stock network."""
     small_images: bool = False
     """Torchvision: 3x3 stride-1 stem without max-pool, for images of 64 px and less (the CIFAR ResNet)."""
     zero_init_residual: bool = False
-    """Torchvision: start every residual block as the identity (Goyal et al. 2017). The reference code does not."""
+    """Torchvision: every residual block starts as the identity (Goyal et al. 2017). The reference code does not do
+    this."""
     drop_path: float = 0.0
-    """Timm: share of samples for which the last residual branch is left out in training (stochastic depth), falling to
-    0 at the first. DeiT uses 0.1 for vision transformers."""
+    """Timm: share of samples that skip the last residual branch in training (stochastic depth); it falls linearly to 0
+    at the first branch. DeiT uses 0.1 for vision transformers."""
     head: Literal["mlp", "linear"] = "mlp"
-    """Projection head: mlp = Linear-ReLU-Linear, linear = one Linear. It is dropped for evaluation."""
+    """Projection head: mlp = Linear-ReLU-Linear, linear = one Linear. Evaluation drops it."""
     head_hidden: int = 0
     """Hidden width of the mlp head; 0 = the encoder's feature width, as in the reference."""
     head_dim: int = 128
     """Width of the embedding that the loss sees."""
     head_relu: bool = False
-    """ReLU before the projection is normalised: classes then settle at right angles, an orthogonal frame in the place
-    of a simplex, which holds better for unequal classes. Needs head_dim of at least the number of classes."""
+    """ReLU before the projection is normalised: classes then settle at right angles, as an orthogonal frame instead of
+    a simplex, which is more robust to unequal class sizes. head_dim must be at least the number of classes."""
 
     @property
     def is_timm(self) -> bool:
-        """The encoder is one of timm's."""
+        """Whether timm builds the encoder."""
         return self.encoder.startswith(TIMM)
 
 
 @dataclass
 class LossConfig:
     name: LossName = "varcon"
-    """Objective. docs/losses.md says when to use which. The flags below that name a loss are read by it alone."""
+    """The loss. docs/losses.md says when to use which. A flag below that names a loss is read only by that loss, and by
+    clop with that base."""
     temperature: float = 0.1
-    """Divides the similarities of simclr, dcl, nscl, supcon, sincere, hscl, ssem and dhel. 0.1: SupCon and ImageNet
-    SimCLR; SimCLR on CIFAR and hscl used 0.5, dhel 0.3."""
+    """Divides the similarities of simclr, dcl, nscl, supcon, sincere, hscl, ssem and dhel. SupCon and SimCLR on
+    ImageNet used 0.1, SimCLR on CIFAR and hscl 0.5, dhel 0.3."""
     supcon_reduce: Literal["out", "in"] = "out"
-    """supcon: mean over positives outside the logarithm (the better one) or inside."""
+    """supcon: the mean over positives is outside the logarithm (better) or inside it."""
     include_own_positive: bool = False
-    """nscl: the positive joins the denominator, as in the reference code; the paper leaves it out."""
+    """nscl: include the positive in the denominator, as the reference code does; the paper leaves it out."""
     beta: float = 1.0
-    """hscl: sharpness of the weights on hard negatives; 0 = all weigh the same. The authors' CIFAR-100 runs use 5."""
+    """hscl: sharpness of the weights on hard negatives; 0 = equal weights. The authors' CIFAR-100 runs use 5."""
     alpha: float = 0.5
-    """ssem: share of the self-supervised term, in [0, 1]. Larger keeps classes from collapsing; 0.5 is the authors'."""
+    """ssem: share of the self-supervised term, in [0, 1]. Larger values keep classes from collapsing; the authors use
+    0.5."""
     kcl_t: float = 2.0
     """kcl: sharpness of the Gaussian kernel exp(-t |a - b|^2)."""
     kcl_gamma: float = 16.0
-    """kcl: weight of uniformity against alignment."""
+    """kcl: weight of uniformity relative to alignment."""
     clop_base: Literal["simclr", "dcl", "nscl", "supcon", "sincere", "hscl", "ssem", "dhel", "kcl", "varcon"] = "simclr"
-    """clop: the loss that the prototype term is added to."""
+    """clop: the loss to which the prototype term is added."""
     clop_weight: float = 1.0
-    """clop: weight of the prototype term; 1 is the authors'."""
+    """clop: weight of the prototype term; the authors use 1."""
     label_smoothing: float = 0.0
-    """cross_entropy, and varcon with terms nll or 2nll: share of the target spread over all classes."""
+    """cross_entropy, and varcon with terms nll or 2nll: share of the target that is spread over all classes."""
     tau1: float = 0.1
-    """Temperature of the class posterior (paper Eq. 8)."""
+    """varcon: temperature of the class posterior (paper Eq. 8)."""
     eps: float = 0.02
-    """Half-width of the adaptive temperature: tau2 lies in [tau1 - eps, tau1 + eps] (Eq. 13). 0 = no adaptation."""
+    """varcon: half-width of the adaptive temperature; tau2 is in [tau1 - eps, tau1 + eps] (Eq. 13). 0 = no
+    adaptation."""
     detach_centroids: bool = True
-    """No gradient through the class centroids, as in the reference code; the paper's text leaves it open."""
+    """varcon: no gradient through the class centroids, as in the reference code; the paper's text leaves it open."""
     detach_target: bool = False
-    """No gradient through tau2 into the target; the reference code lets it flow."""
+    """varcon: no gradient through tau2 into the target; the reference code lets it flow."""
     backend: Literal["auto", "closed", "reference", "triton"] = "auto"
     """closed: closed form in torch. reference: the paper's equations line by line. triton: one fused kernel, needs
-    CUDA. auto: the fastest one. kcl, dhel, ssem and the like all have them; cross_entropy is torch's own."""
+    CUDA. auto: triton on CUDA if it supports the rows, else closed. All losses have these but cross_entropy, which is
+    torch's."""
     terms: Literal["both", "kl", "nll", "2nll"] = "both"
-    """Terms of the loss (Eq. 7) that count; the paper has both. kl and nll are its ablations, 2nll the control whose
+    """varcon: terms of the loss (Eq. 7); the paper uses both. kl and nll are ablations; 2nll is the control whose
     gradient is nearly that of both."""
     leave_one_out: bool = False
-    """A row is no part of its own centroid. The reference code keeps it in, which flatters batches with few rows a
-    class."""
+    """varcon: leave each row out of its own centroid. The reference code includes it, which flatters batches with few
+    rows per class."""
     learn_eps: bool = False
-    """eps is learnt within [0, 0.8 tau1], beginning at --loss.eps, as in an early version of the reference code."""
+    """varcon: learn eps within [0, 0.8 tau1], starting at --loss.eps, as an early version of the reference code
+    does."""
     prototype_momentum: float | None = None
-    """Centroids are running means over the steps with this momentum, for batches with few rows a class (0.9 remembers
-    ten steps). None: those of the batch alone, as in the paper."""
+    """varcon: use running means over the steps as centroids, with this momentum, for batches with few rows per class
+    (0.9 averages over about ten steps). None: centroids of the batch, as in the paper."""
 
     @property
     def base(self) -> str:
-        """The loss that is compared with others: clop's base, otherwise the name."""
+        """The loss without prototypes: clop's base, otherwise the name."""
         return self.clop_base if self.name == "clop" else self.name
 
     @property
     def needs_labels(self) -> bool:
-        """Every training image must have a label."""
+        """Whether every training image must have a label."""
         return self.base not in ("simclr", "dcl", "dhel", "kcl")
 
 
 @dataclass
 class MonitorConfig:
     nscl: bool = False
-    """Log DCL and NSCL at temperature 1, their gap and its bound in every step, whatever is trained. Costs two forward
-    passes of a contrastive loss; changes nothing of the training."""
+    """Log DCL and NSCL at temperature 1, their gap and its bound in every step, with any loss. Costs two forward passes
+    of a contrastive loss; does not change the training."""
 
 
 @dataclass
@@ -216,79 +224,83 @@ class TrainConfig:
     global_batch: int = 1024
     """Images per optimiser step over all processes; the loss sees num_views times as many rows."""
     lr: float = 0.5
-    """Peak learning rate for this global batch. It is used as written unless lr-scale asks for more."""
+    """Peak learning rate for this global batch, used as written unless lr-scale rescales it."""
     momentum: float = 0.9
     """Momentum of sgd and lars, beta1 of adamw."""
     weight_decay: float = 1e-4
-    """L2 penalty on all parameters (decoupled for adamw); see decay-norm-and-bias."""
+    """L2 penalty on all parameters (decoupled for adamw); see decay-norm-and-bias for exceptions."""
     warmup_epochs: float = 10.0
-    """Length of the linear warm-up from 0 to lr, in epochs; large-batch SGD diverges without it."""
+    """Length of the linear warm-up from warmup-from to lr, in epochs; large-batch SGD diverges without it."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Compute precision of encoder and head; the loss is always float32. auto = bf16 on CUDA, fp32 on the CPU. tf32:
-    float32 whose convolutions use TF32 tensor cores. fp16 scales its loss."""
+    float32 with convolutions on TF32 tensor cores. fp16: with loss scaling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes CUDA where there is one and names its choice in the log."""
+    """auto uses CUDA if it is available; the log names the choice."""
     threads: int = 0
-    """CPU threads per process for the network; 0 = an even share of the cores."""
+    """CPU threads per process for the network; 0 = the cores of this machine, divided evenly among its processes."""
     batch_norm: Literal["local", "sync", "ghost"] = "local"
-    """What shares batch-norm statistics. local: the images of a process, as the reference ran. sync: the global batch.
-    ghost: every bn-group images, so that the result does not depend on the number of processes."""
+    """Which images share batch-norm statistics. local: those of a process, as in the reference code. sync: the global
+    batch. ghost: groups of bn-group images, so that the result does not depend on the number of processes."""
     seed: int = 0
-    """Seeds weights, sample order and augmentation."""
+    """Seed of the initial weights, the sample order and the augmentation."""
     log_every: int = 10
-    """Steps between two rows of metrics.jsonl; the GPU is only waited for then."""
+    """Steps between two rows of metrics.jsonl; the training waits for the GPU only then."""
     val_every: int = 1
-    """Epochs between two held-out kNN accuracies (needs --data.val); 0 = never."""
+    """Epochs between two measurements of the held-out kNN accuracy (needs --data.val); 0 = never."""
     val_bank: int = 10_000
-    """Training images at most that vote in that kNN: an accuracy curve must not cost an epoch."""
+    """Largest number of training images that vote in that kNN, so that the accuracy curve stays cheap."""
     trackers: str = ""
-    """Where the figures of metrics.jsonl go as well: tensorboard, wandb, mlflow, several with commas between them."""
+    """Also send the figures of metrics.jsonl to: tensorboard, wandb, mlflow; separate several with commas."""
     profile: int = 0
-    """Steps of the first process that torch.profiler traces, into OUT/profile/trace.json; 0 = none."""
+    """Number of steps that torch.profiler traces on the first process, into OUT/profile/trace.json; 0 = none."""
     save_every: int = 0
-    """Epochs between two kept checkpoints (checkpoints/epoch-NNN); checkpoints/last is written every epoch."""
+    """Epochs between two kept checkpoints (checkpoints/epoch-NNN), 0 = none; checkpoints/last is written every
+    epoch."""
     micro_batch: int = 0
-    """Images that a process sends through the network at a time; 0 = its whole share. Memory is that of a micro-batch,
-    the gradient that of the whole batch, for one more forward pass. Needs --train.batch-norm ghost, or an encoder
-    without batch norm."""
+    """Images per pass of a process through the network; 0 = all images of the process. It has the memory of a
+    micro-batch and the gradient of the full batch, for one more forward pass. Needs --train.batch-norm ghost, or an
+    encoder without batch norm."""
     bn_group: int = 0
-    """Batch norm ghost: images, with all their views, in a group. 128 is one GPU of the reference's run."""
+    """Batch norm ghost: images per group, each with all its views. 128 = one GPU of the reference's run."""
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
-    """sgd: the reference. lars: for batches beyond 4096; norms and biases are neither adapted nor decayed. adamw."""
+    """sgd: as in the reference code. lars: for batches above 4096; norms and biases are neither adapted nor decayed.
+    adamw."""
     nesterov: bool = False
     """Nesterov's momentum for sgd and lars."""
     lars_trust: float = 0.001
-    """Lars: step of a tensor relative to its norm at learning rate 1 (You et al. 2017)."""
+    """lars: step of a tensor relative to its norm, at learning rate 1 (You et al. 2017)."""
     decay_norm_and_bias: bool = True
-    """Weight decay also on norm scales, biases and what timm's networks exempt (position embeddings, class tokens), as
-    the reference does. Lars never does it."""
+    """Apply weight decay also to norm scales, biases and what timm's networks exempt (position embeddings, class
+    tokens), as the reference code does. lars never applies it to norms and biases."""
     lr_scale: Literal["none", "linear", "sqrt"] = "none"
-    """Multiply lr by global-batch / 256 (Goyal et al. 2017) or by its root. The log states the result."""
+    """Multiply lr by global-batch / 256 (linear, Goyal et al. 2017) or by its square root. The log shows the result."""
     schedule: Literal["cosine", "step", "epoch-cosine"] = "cosine"
-    """After the warm-up. cosine: per step, to lr-end. step: times decay-factor at each of decay-epochs. epoch-cosine:
-    the reference code's, one value an epoch, counted from the first epoch, which the warm-up joins."""
+    """Learning rate after the warm-up. cosine: per step, down to lr-end. step: multiplied by decay-factor after each of
+    decay-epochs. epoch-cosine: that of the reference code, one value per epoch, counted from the first epoch; the
+    warm-up ends on its curve."""
     lr_end: float = 0.0
-    """Fraction of the peak at which a cosine ends."""
+    """Fraction of the peak learning rate at which a cosine ends."""
     warmup_from: float = 0.0
-    """Learning rate at which the warm-up begins."""
+    """Learning rate at which the warm-up starts."""
     decay_epochs: tuple[int, ...] = (120, 160)
-    """Schedule step: epochs after which the learning rate falls (the reference's, for 200 epochs)."""
+    """Schedule step: epochs after which the learning rate falls (default: those of the reference code, for 200
+    epochs)."""
     decay_factor: float = 0.1
-    """Schedule step: what it is multiplied by."""
+    """Schedule step: factor of the learning rate at each of decay-epochs."""
     resolution: str = ""
     """Side of the training views over the run, SIZE:SHARE,...: "160:0.7,192:0.2,224:0.1" trains 70 % of the epochs at
-    160 px. Empty: --data.size throughout. Evaluation stays at --data.size."""
+    160 px. Empty: --data.size throughout. Evaluation always uses --data.size."""
     ema: float = 0.0
-    """Decay a step of a moving average of the weights; 0 = none. Where there is one, it is the encoder that is
-    evaluated and exported."""
+    """Decay per step of a moving average of the weights; 0 = off. If on, the averaged encoder is evaluated and
+    exported."""
     compile: Literal["off", "default", "cuda-graphs"] = "off"
-    """torch.compile of encoder and head; cuda-graphs also records their kernels, for small batches on fast GPUs."""
+    """torch.compile for encoder and head. cuda-graphs also records their kernels, for small batches on fast GPUs."""
     save_minutes: float = 1.0
-    """Minutes between two saves of checkpoints/last within an epoch, written while the training goes on; 0 = never."""
+    """Minutes between two saves of checkpoints/last within an epoch, written while training continues; 0 = never."""
     save_steps: int = 0
-    """The same in steps; 0 = never. Saves happen at the next row of metrics.jsonl."""
+    """Steps between two such saves; 0 = never. A save happens at the next row of metrics.jsonl."""
     keep: int = 0
-    """Checkpoints epoch-NNN to keep, the newest; 0 = all."""
+    """Number of checkpoints epoch-NNN to keep (the newest); 0 = all."""
 
     @property
     def tracker_names(self) -> tuple[str, ...]:
@@ -303,12 +315,12 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     out: Path = Path("runs/default")
-    """Run folder. The same command on the same folder resumes; a different configuration is refused."""
+    """Run folder. The same command on the same folder resumes the run; a different configuration is refused."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def validate(self) -> None:
-        """Raise UserError, naming the flag, for every value that no run could work with."""
+        """Raise UserError, naming the flag, for the first value that no run can work with."""
         from fastvarcon.config_checks import check  # which reads these classes
 
         check(self)
@@ -367,7 +379,7 @@ def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _from_json(value: Any, hint: Any, where: str) -> Any:
-    """A JSON value as the type that `hint` states. Raises UserError if it is of another."""
+    """A JSON value as the type that `hint` states. Raises UserError if it has another type."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         fits = value in options

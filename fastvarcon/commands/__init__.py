@@ -1,1 +1,1 @@
-"""The commands of the `fastvarcon` program, a file each. Heavy imports wait inside them."""
+"""The commands of the `fastvarcon` program, one file per command. Each imports heavy modules only when it runs."""

@@ -1,4 +1,4 @@
-"""`fastvarcon bench`: how fast things are here, next to what people use instead."""
+"""`fastvarcon bench`: speed on this machine, compared with what people use instead."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from fastvarcon.errors import UserError
 
 def loader(
     file: Annotated[
-        Positional[Path], arg(metavar="FILE", help="A .beton file, or shards, as `fastvarcon convert` wrote it.")
+        Positional[Path], arg(metavar="FILE", help="A .beton file or its shards, written by `fastvarcon convert`.")
     ],
     images: Annotated[
         Path | None,
-        arg(help="The same images as a folder, for the loaders that read folders; default: FILE is written out."),
+        arg(help="The same images as a folder, for the loaders that read folders; default: written out from FILE."),
     ] = None,
     size: Annotated[int, arg(help="Side of a view in pixels.")] = 224,
-    batch: Annotated[int, arg(help="Images in a batch.")] = 64,
+    batch: Annotated[int, arg(help="Images per batch.")] = 64,
     workers: Annotated[int, arg(help="Threads or processes of every loader; 0 = one per core.")] = 0,
-    rounds: Annotated[int, arg(help="Measurements of each loader, taken in turn.")] = 5,
-    seconds: Annotated[float, arg(help="Length of a measurement.")] = 3.0,
+    rounds: Annotated[int, arg(help="Number of measurements per loader; the loaders take turns.")] = 5,
+    seconds: Annotated[float, arg(help="Length of a measurement, in seconds.")] = 3.0,
     only: Annotated[
-        tuple[str, ...], arg(help="Parts of the names of the loaders to measure; default all. The baseline always is.")
+        tuple[str, ...],
+        arg(help="Measure only loaders whose name contains one of these, and the baseline; default: all."),
     ] = (),
-    csv: Annotated[Path, arg(help="Table to which the rows are added.")] = Path("loader.csv"),
-    plot: Annotated[Path, arg(help="Bar chart to write.")] = Path("loader.png"),
+    csv: Annotated[Path, arg(help="CSV table to which the rows are appended.")] = Path("loader.csv"),
+    plot: Annotated[Path, arg(help="File for the bar chart.")] = Path("loader.png"),
 ) -> None:
-    """Pairs of views per second and CPU-seconds per 1,000 pairs: ours, torchvision, ffcv and DALI on the same cores."""
+    """Pairs of views per second and CPU-seconds per 1,000 pairs, for our loader, torchvision, ffcv and DALI on the same
+    cores."""
     from rich.console import Console
     from rich.table import Table
 

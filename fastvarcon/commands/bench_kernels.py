@@ -1,4 +1,4 @@
-"""`fastvarcon bench kernels`: the numerical kernels next to what people use instead."""
+"""`fastvarcon bench kernels`: the numerical kernels, compared with what people use instead."""
 
 from __future__ import annotations
 
@@ -29,38 +29,39 @@ def kernels(
     views: Annotated[bool, arg(help="Measure augmentation: SimAugment views per second.")] = False,
     varcon: Annotated[bool, arg(help="Measure the VarCon loss: time, memory and error, forward and backward.")] = False,
     contrastive: Annotated[
-        bool, arg(help="Measure SupCon, for the family of contrastive losses, in the same way.")
+        bool, arg(help="Measure SupCon in the same way, as an example of the contrastive family.")
     ] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto takes CUDA where there is one.")] = "auto",
-    rounds: Annotated[int, arg(help="Measurements of each competitor, taken in turn.")] = 5,
+    device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto uses CUDA if it is available.")] = "auto",
+    rounds: Annotated[int, arg(help="Number of measurements per competitor; the competitors take turns.")] = 5,
     seconds: Annotated[
-        float | None, arg(help="Length of a measurement; default 2 on the CPU, 0.2 on a GPU. Three calls at least.")
+        float | None,
+        arg(help="Length of a measurement, in seconds, at least three calls; default 2 on the CPU, 0.2 on a GPU."),
     ] = None,
     workers: Annotated[int, arg(help="Threads or processes on the CPU; 0 = one per core.")] = 0,
     only: Annotated[
         tuple[str, ...],
-        arg(help="Parts of the names of the competitors to measure; default all. The baseline always is."),
+        arg(help="Measure only competitors whose name contains one of these, and the baseline; default: all."),
     ] = (),
     batch: Annotated[
         tuple[int, ...],
-        arg(help="--views: images in a batch of 224 px and of 32 px; default 64 1024 on the CPU, 512 8192 on a GPU."),
+        arg(help="--views: images per batch at 224 px and at 32 px; default 64 1024 on the CPU, 512 8192 on a GPU."),
     ] = (),
     shapes: Annotated[
         tuple[str, ...],
         arg(
             metavar="NxDxC",
-            help="--varcon, --contrastive: rows, width, classes. Of a grid, in bash: "
+            help="--varcon, --contrastive: rows, width, classes. For a grid, in bash: "
             "{1024,8192,65536}x{128,512}x{10,1000,22000}. Default: a few, up to 65536x512x22000 for --varcon on a GPU.",
         ),
     ] = (),
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        arg(help="--varcon, --contrastive: of the rows. auto: float32 on the CPU, bfloat16 on a GPU."),
+        arg(help="--varcon, --contrastive: dtype of the rows. auto: float32 on the CPU, bfloat16 on a GPU."),
     ] = "auto",
-    csv: Annotated[Path | None, arg(help="Table to which rows are added; default kernels_NAME.csv.")] = None,
-    plot: Annotated[Path | None, arg(help="Chart to write; default kernels_NAME.png.")] = None,
+    csv: Annotated[Path | None, arg(help="CSV table to which the rows are appended; default kernels_NAME.csv.")] = None,
+    plot: Annotated[Path | None, arg(help="File for the chart; default kernels_NAME.png.")] = None,
 ) -> None:
-    """Ours against torchvision, kornia and DALI (--views), or against what torch offers for a loss (the others)."""
+    """Compare our views (--views) with torchvision, kornia and DALI, or our losses with what torch offers."""
     if views + varcon + contrastive != 1:
         raise UserError("say what to measure: --views or --varcon or --contrastive")
     for flag, value, least in (("rounds", rounds, 1), ("workers", workers, 0), *(("batch", n, 1) for n in batch)):
@@ -182,7 +183,7 @@ def _loss(
 
 
 def print_table(title: str, columns: Sequence[str], lines: list[tuple[str, ...]]) -> None:
-    """A line of two cells is a competitor that could not run, and why: it is named below."""
+    """Print a table. A line of two cells is a competitor that could not run, and the reason: it is listed below."""
     from rich.console import Console
     from rich.table import Table
 

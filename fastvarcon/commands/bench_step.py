@@ -1,4 +1,4 @@
-"""`fastvarcon bench step`: whole training steps next to those of the reference recipe."""
+"""`fastvarcon bench step`: complete training steps, compared with those of the reference recipe."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def step(
     config: Annotated[Config, arg(name="")],
     recipe: Annotated[Path | None, arg(help="Recipe whose settings are the defaults of the flags below.")] = None,
     images: Annotated[
-        Path | None, arg(help="The training images as a folder, for the reference; default: they are written out.")
+        Path | None,
+        arg(help="The training images as a folder, for the reference; default: written out from --data.train."),
     ] = None,
-    rounds: Annotated[int, arg(help="Measurements of each loop, taken in turn.")] = 5,
-    seconds: Annotated[float, arg(help="Length of a measurement.")] = 5.0,
-    csv: Annotated[Path, arg(help="Table to which the rows are added.")] = Path("step.csv"),
-    plot: Annotated[Path, arg(help="Bar chart to write.")] = Path("step.png"),
+    rounds: Annotated[int, arg(help="Number of measurements per loop; the loops take turns.")] = 5,
+    seconds: Annotated[float, arg(help="Length of a measurement, in seconds.")] = 5.0,
+    csv: Annotated[Path, arg(help="CSV table to which the rows are appended.")] = Path("step.csv"),
+    plot: Annotated[Path, arg(help="File for the bar chart.")] = Path("step.png"),
 ) -> None:
-    """Views trained on per second: ours on real and on synthetic data, and the reference recipe's loop.
+    """Trained views per second: our loop on real and on synthetic data, and the loop of the reference recipe.
 
-    One process on one device. --train.global-batch is the batch of that process; --out plays no part.
+    Measures one process on one device. --train.global-batch is the batch of that process; --out is not used.
     """
     if rounds < 1:
         raise UserError(f"--rounds must be at least 1, got {rounds}")

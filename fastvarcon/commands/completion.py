@@ -1,4 +1,4 @@
-"""`fastvarcon completion`: the script that completes this command in a shell."""
+"""`fastvarcon completion`: a script that completes this command in a shell."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _fastvarcon() {
 }
 complete -o default -F _fastvarcon fastvarcon
 """
-"""Names of files where no word of ours fits."""
+"""Completes file names if no word of ours fits."""
 
 
 def completion(
     shell: Annotated[Positional[Literal["bash", "zsh", "fish"]], arg(metavar="bash|zsh|fish")],
 ) -> None:
-    """Print what completes this command in a shell: bash, zsh or fish.
+    """Print a script that completes this command in bash, zsh or fish.
 
     bash: fastvarcon completion bash > ~/.local/share/bash-completion/completions/fastvarcon
 
@@ -32,13 +32,13 @@ def completion(
 
     fish: fastvarcon completion fish > ~/.config/fish/completions/fastvarcon.fish
 
-    Then open a new shell. The script holds all names, and starts nothing of fastvarcon; print it anew after an update.
+    Then open a new shell. The script is static and does not start fastvarcon. Regenerate it after an update.
     """
     print(completion_script(shell))
 
 
 def completion_script(shell: str) -> str:
-    """Commands, evaluations and benchmarks with their flags and choices, and names of files elsewhere."""
+    """A script that completes commands, evaluations and benchmarks with their flags and choices, else file names."""
     from fastvarcon.cli import COMMANDS
     from fastvarcon.commands.bench import BENCHMARKS
     from fastvarcon.commands.evaluate import EVALUATE
@@ -59,7 +59,7 @@ def completion_script(shell: str) -> str:
 
 
 def _on_one_line(spec: re.Match[str]) -> str:
-    """Help texts without the ends of their lines, which the scripts would take for further words."""
+    """Join the lines of help texts, because the scripts would read each line as another word."""
     return re.sub(r"\\+n", " ", spec[0])
 
 

@@ -19,30 +19,34 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 def convert(
     source: Annotated[
         Positional[Path],
-        arg(
-            metavar="SOURCE", help="Folder with one sub-folder of images per class, or another data set: see --source."
-        ),
+        arg(metavar="SOURCE", help="Folder with one sub-folder of images per class, or another dataset: see --source."),
     ],
     out: Annotated[
         Positional[Path],
-        arg(metavar="OUT", help="The .beton file to write, or folder of tar shards; it appears when it is whole."),
+        arg(
+            metavar="OUT", help="The .beton file or folder of tar shards to write; it appears only when it is complete."
+        ),
     ],
     kind: Annotated[
         Literal["auto", "folder", "cifar", "idx", "parquet", "webdataset"],
-        arg(name="source", help="What SOURCE is; auto looks at what is there."),
+        arg(name="source", help="Kind of SOURCE; auto detects it."),
     ] = "auto",
-    split: Annotated[str | None, arg(help="Part of a SOURCE that holds several: train, say.")] = None,
+    split: Annotated[
+        str | None, arg(help="Which split to convert if SOURCE holds several, for instance train.")
+    ] = None,
     image_column: Annotated[str | None, arg(help="parquet: the column with the images.")] = None,
     label_column: Annotated[str | None, arg(help="parquet, CIFAR-100: the column with the labels.")] = None,
     preset: Annotated[
         Literal["256", "400", "500", "original"] | None,
         arg(
-            help="In place of --mode, --max-resolution and --quality: 256, 400, 500 pixels, quality 90, or original "
-            "(--mode keep). ImageNet-1k takes 22, 45, 69 or 141 GB: 1,281,167 images times the mean of 1,000 files so "
-            "converted, 17, 35, 54 or 110 KB."
+            help="Instead of --mode, --max-resolution and --quality: 256, 400 or 500 pixels at quality 90, or original "
+            "(--mode keep). ImageNet-1k takes 22, 45, 69 or 141 GB, estimated from the mean size of 1,000 converted "
+            "files (17, 35, 54, 110 KB)."
         ),
     ] = None,
-    max_resolution: Annotated[int | None, arg(help="Shrink images whose longer side has more pixels.")] = None,
+    max_resolution: Annotated[
+        int | None, arg(help="Shrink images whose longer side has more pixels than this.")
+    ] = None,
     quality: Annotated[int | None, arg(help="JPEG quality of re-encoded images, 1-100; default 90.")] = None,
     mode: Annotated[
         Literal["jpg", "raw", "keep"] | None,
@@ -54,34 +58,36 @@ def convert(
     check: Annotated[
         Literal["frame", "decode"] | None,
         arg(
-            help="keep: how a JPEG is proved whole. frame: its header, and that it was not cut short; the default. "
-            "decode: all of it, which takes three times as long."
+            help="keep: how to check that a JPEG is complete. frame (default): by its header and its last bytes. "
+            "decode: by decoding all of it, which takes three times as long."
         ),
     ] = None,
     format: Annotated[
         Literal["beton", "tar"], arg(help="beton: one file. tar: WebDataset shards with DALI's index.")
     ] = "beton",
     shard_size: Annotated[
-        str | None, arg(metavar="SIZE", help="tar: bytes of a shard at most, as 500MB or 1GB; default 1GB.")
+        str | None, arg(metavar="SIZE", help="tar: largest size of a shard, for instance 500MB or 1GB; default 1GB.")
     ] = None,
     shard: Annotated[
         str | None,
-        arg(metavar="I/N", help="Convert part I of N alone, to OUT-0000I-of-0000N; `fastvarcon merge` joins them."),
+        arg(metavar="I/N", help="Convert only part I of N, to OUT-0000I-of-0000N; `fastvarcon merge` joins the parts."),
     ] = None,
     workers: Annotated[int, arg(help="Processes; 0 = one per core.")] = 0,
     on_error: Annotated[
         Literal["stop", "skip"],
-        arg(help="What a file that is not a whole image does: stop, or be skipped and listed in OUT.skipped.txt."),
+        arg(help="What to do about a broken image: stop, or skip it and list it in OUT.skipped.txt."),
     ] = "stop",
-    per_class: Annotated[int | None, arg(help="Take only the first images of each class, for a quick trial.")] = None,
+    per_class: Annotated[
+        int | None, arg(help="Convert only this many images per class, the first ones, for a quick trial.")
+    ] = None,
     classes: Annotated[
-        Path | None, arg(metavar="FILE", help="Take only the classes that this text names, one a line.")
+        Path | None, arg(metavar="FILE", help="Convert only the classes that this text file lists, one per line.")
     ] = None,
     restart: Annotated[
-        bool, FlagCreatePairsOff, arg(help="Throw away what an interrupted conversion left, and begin again.")
+        bool, FlagCreatePairsOff, arg(help="Discard what an interrupted conversion left, and start again.")
     ] = False,
 ) -> None:
-    """Convert labelled images, once, into the file that training reads. The same command resumes an interrupted one."""
+    """Convert labelled images, once, into the file that training reads. If interrupted, the same command resumes it."""
     from fastvarcon.data_prep.convert import TAR_SHARD_SIZE, part_of
     from fastvarcon.data_prep.convert import convert as run
     from fastvarcon.data_prep.encode import PRESETS, EncodeSettings
@@ -142,7 +148,7 @@ def convert(
 
 
 def read_classes(path: Path) -> list[str]:
-    """The names in a text, one a line. Raises UserError if there are none."""
+    """The names in a text file, one per line. Raises UserError if there are none."""
     try:
         names = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

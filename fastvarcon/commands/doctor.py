@@ -20,11 +20,11 @@ def doctor(
     config: Annotated[Config, arg(name="")],
     recipe: Annotated[Path | None, arg(help="Recipe whose settings are the defaults of the flags below.")] = None,
     processes: Annotated[
-        int, arg(help="Processes that will train on this machine; 0 = one per GPU. One of them is measured.")
+        int, arg(help="Number of processes that will train on this machine; 0 = one per GPU. One of them is measured.")
     ] = 0,
-    seconds: Annotated[float, arg(help="Length of the measurements together.")] = 30.0,
+    seconds: Annotated[float, arg(help="Total length of the measurements, in seconds.")] = 30.0,
 ) -> None:
-    """What is installed here; with --data.train also what a training would wait for, and how long it would take."""
+    """Show what is installed here; with --data.train also what a training would wait for and how long it would take."""
     from rich.console import Console
     from rich.table import Table
 

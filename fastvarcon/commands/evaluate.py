@@ -1,4 +1,4 @@
-"""`fastvarcon eval`: one sub-command an evaluation, each with its own flags."""
+"""`fastvarcon eval`: one sub-command per evaluation, each with its own flags."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from fastvarcon.evaluation.options import EVALUATIONS, EvalOptions
 
 @dataclass
 class Compare:
-    """One table and one page over runs, with significance over training seeds."""
+    """Compare runs in one table and on one page, with significance over training seeds."""
 
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]", help="Folders with scores.")]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]", help="Two or more folders with scores.")]
     out: Path = Path("compare.html")
-    """Page to write; the figures go beside it, as .json."""
+    """Page to write; a .json file beside it contains the figures."""
 
 
 EVALUATE: dict[str, Callable[..., Any]] = {
     **{name: evaluation.options for name, evaluation in EVALUATIONS.items()},
     "compare": Compare,
 }
-"""The settings of each sub-command."""
+"""The options of each sub-command."""
 
 
 def evaluate(args: list[str]) -> None:
-    """Parse the words behind `fastvarcon eval` and do what they say."""
+    """Parse the words after `fastvarcon eval` and run the evaluation."""
     options = parse(args)
     command = shlex.join(["fastvarcon", "eval", *args])
     if isinstance(options, Compare):
@@ -43,11 +43,11 @@ def evaluate(args: list[str]) -> None:
 
 
 def parse(args: list[str]) -> EvalOptions | Compare:
-    """The words behind `fastvarcon eval` as the options that they spell."""
+    """Parse the words after `fastvarcon eval` into options."""
     return tyro.extras.subcommand_cli_from_dict(
         EVALUATE,
         prog="fastvarcon eval",
-        description="Score an encoder; nothing is ever chosen on the held-out images. "
+        description="Score an encoder. No choice is ever made on the held-out images. "
         "Writes RUN/eval/NAME.json and RUN/report.html.",
         args=args,
     )

@@ -16,13 +16,13 @@ def export(
         Literal["torchvision", "timm", "onnx", "safetensors", "hub-folder"],
         arg(
             help="torchvision, timm: weights that the stock network of the same name loads. onnx: encoder.onnx. "
-            "safetensors: weights alone. hub-folder: what a model hub shows, weights, settings and scores. "
-            "torchvision and timm need --model.width 1 and the standard stem; torchvision has none of timm's networks."
+            "safetensors: only the weights. hub-folder: weights, settings and scores, as a model hub shows them. "
+            "torchvision and timm need --model.width 1 and the standard stem; torchvision lacks timm's networks."
         ),
     ],
-    out: Annotated[Path | None, arg(help="New folder to write; default: RUN/export/TO.")] = None,
+    out: Annotated[Path | None, arg(help="Folder to write, new or empty; default: RUN/export/TO.")] = None,
 ) -> None:
-    """Write the encoder of a run for other programs, with a model card; `fastvarcon.load_encoder` reads it too."""
+    """Write the encoder of a run for other programs, with a model card. `fastvarcon.load_encoder` reads it too."""
     from fastvarcon.export.folder import export_run
 
     out = out or run / "export" / to

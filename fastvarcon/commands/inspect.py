@@ -1,4 +1,4 @@
-"""`fastvarcon inspect`: what a converted dataset holds, in words and in pictures."""
+"""`fastvarcon inspect`: describes a converted dataset in words and pictures."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ VIEWS_MOST = 64
 def inspect(
     path: Annotated[
         Positional[Path],
-        arg(metavar="PATH", help="A .beton file, ours or one that ffcv wrote, a pattern of shards, or a tar folder."),
+        arg(metavar="PATH", help="A .beton file (ours or ffcv's), a pattern of shards, or a folder of tar shards."),
     ],
     views: Annotated[
         int | None,
-        arg(metavar="N", help="Also draw N images of different classes, each beside the two views training makes."),
+        arg(
+            metavar="N",
+            help="Also draw N images of different classes, each beside the two views that training makes of it.",
+        ),
     ] = None,
     policy: Annotated[
-        str | None, arg(metavar="NAME", help="With --views: augmentation, as --data.policy; default simaugment.")
+        str | None, arg(metavar="NAME", help="With --views: augmentation, as for --data.policy; default simaugment.")
     ] = None,
     size: Annotated[
         int | None,
-        arg(metavar="PX", help="With --views: side of a view; default 224, or that of the images if they are small."),
+        arg(
+            metavar="PX",
+            help="With --views: side of a view in pixels; default 224, or the side of the images if they are small.",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
-        arg(
-            metavar="INT", help="With --views: the views are those of the first epoch of this --train.seed; default 0."
-        ),
+        arg(metavar="INT", help="With --views: draw the views of the first epoch with this --train.seed; default 0."),
     ] = None,
-    out: Annotated[Path | None, arg(metavar="PNG", help="With --views: picture to write; default views.png.")] = None,
+    out: Annotated[
+        Path | None, arg(metavar="PNG", help="With --views: file for the picture; default views.png.")
+    ] = None,
 ) -> None:
-    """Say what a converted dataset holds; with --views N, show what the network sees."""
+    """Describe a converted dataset; with --views N, show what the network sees."""
     if views is None:
         for flag, value in (("policy", policy), ("size", size), ("seed", seed), ("out", out)):
             if value is not None:

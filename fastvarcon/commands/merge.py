@@ -14,14 +14,18 @@ from fastvarcon.errors import UserError
 
 def merge(
     out: Annotated[
-        Positional[Path], arg(metavar="OUT", help="The .beton file to write; replaced only when the new one is whole.")
+        Positional[Path],
+        arg(
+            metavar="OUT",
+            help="The .beton file to write; an existing one is replaced only when the new one is complete.",
+        ),
     ],
     shards: Annotated[
         Positional[tuple[Path, ...]],
         arg(metavar="SHARD [SHARD ...]", help='.beton files, or a pattern: "train-*.beton".'),
     ],
 ) -> None:
-    """Join .beton files into one, the shards of `convert --shard i/n` in their order."""
+    """Join .beton files into one; the shards of `convert --shard i/n` in their order."""
     from fastvarcon.data_prep.merge import merge as run
     from fastvarcon.data_prep.merge import open_parts
     from fastvarcon.data_prep.skipped import skipped_path
@@ -40,7 +44,7 @@ def merge(
 
 
 def _matches(path: Path) -> list[Path]:
-    """The files of a pattern, sorted; any other path as it is."""
+    """The sorted files that match a pattern; any other path unchanged."""
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     paths = sorted(map(Path, glob.glob(str(path))))

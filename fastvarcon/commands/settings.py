@@ -1,4 +1,4 @@
-"""Commands that take the settings of a recipe: `--recipe recipes/cifar10.py` and then the recipe's own flags."""
+"""Commands that take the settings of a recipe: `--recipe recipes/cifar10.py`, then the recipe's own flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastvarcon.errors import UserError
 
 
 def with_recipe(commands: Mapping[str, Callable], argv: list[str]) -> dict[str, Callable]:
-    """The commands, those with a parameter `config` with the defaults of the recipe that `argv` names."""
+    """The commands; a command with a parameter `config` gets the defaults of the recipe that `argv` names."""
     named = named_recipe(argv)
     defaults = Config() if named is None else recipe_defaults(named)
     return {
@@ -33,7 +33,7 @@ def named_recipe(argv: list[str]) -> Path | None:
 
 
 def recipe_defaults(path: Path) -> Config:
-    """DEFAULTS of a recipe's file. Raises UserError if it is none."""
+    """DEFAULTS of a recipe. Raises UserError if the file is not a recipe."""
     if not path.is_file():
         raise UserError(f"--recipe {path} does not exist: give a file such as recipes/cifar10.py")
     try:

@@ -1,4 +1,4 @@
-"""`fastvarcon verify`: is a converted dataset whole?"""
+"""`fastvarcon verify`: checks that a converted dataset is intact."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def verify(
         Positional[Path],
         arg(metavar="PATH", help="A .beton file, a folder or pattern of its shards, or a folder of tar shards."),
     ],
-    quick: Annotated[bool, arg(help="Compare content hashes only, decode nothing.")] = False,
+    quick: Annotated[bool, arg(help="Only compare content hashes, decode nothing.")] = False,
     workers: Annotated[int, arg(help="Threads; 0 = one per core.")] = 0,
 ) -> None:
-    """Check every record of a dataset. Exit code 0: whole, 1: bad records, which are named, 2: cannot be opened."""
+    """Check every record of a dataset. Exit code 0: intact; 1: bad records, which are listed; 2: cannot be opened."""
     from fastvarcon.data.records import open_records
     from fastvarcon.data_prep.verify import verify as run
     from fastvarcon.progress import Counter

@@ -1,8 +1,8 @@
-"""The flags of every evaluation, and which module answers to which name.
+"""The flags of every evaluation, and the module that implements it.
 
-An evaluation is a dataclass of flags here and a function `run(job, options)` in the module that `EVALUATIONS` names; it
-returns the figures of eval/NAME.json (see job.py for what it gets). reporting/sections.py draws them. No torch here:
-`--help` must not wait for it.
+An evaluation is a dataclass of flags here, and a function `run(job, options)` in the module that `EVALUATIONS` names.
+The function returns the figures of eval/NAME.json (job.py describes its arguments); reporting/sections.py draws them.
+This module does not import torch, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from fastvarcon.errors import UserError
 @dataclass
 class EvalData:
     train: Path | None = None
-    """Labelled images that the probe learns from or that vote; default: those of the run."""
+    """Labelled images that train the probe, or vote; default: those of the run."""
     val: Path | None = None
-    """Held-out labelled images that are scored; default: those of the run."""
+    """Held-out labelled images to score; default: those of the run."""
     backend: BackendName | None = None
-    """Data backend; default: that of the run (for resident: cpu, as every image is read once)."""
+    """Data backend; default: that of the run (cpu instead of resident, because each image is read only once)."""
     workers: int = 0
-    """Decoding threads of each process; 0 = an even share of the cores."""
+    """Decoding threads per process; 0 = the cores of this machine, divided evenly among its processes."""
     size: int | None = None
     """Side of a view in pixels; default: that of the run, else 224."""
     eval_resize: int | None = None
-    """Pixels of the shorter side before the centre crop; default: that of the run, else size x 256 / 224."""
+    """Pixels of the shorter side before the centre crop; default: those of the run, else size x 256 / 224."""
     mean: Triple | None = None
     """Per-channel mean in [0, 1] units; default: that of the run, else ImageNet's."""
     std: Triple | None = None
@@ -39,28 +39,28 @@ class EvalData:
 
 @dataclass
 class EvalOptions:
-    """What every evaluation takes."""
+    """The options that all evaluations share."""
 
     run: Annotated[
         Positional[str],
         arg(
             metavar="RUN",
-            help="What is scored: a run folder, one of its checkpoint folders, an exported encoder (a .safetensors "
+            help="What to score: a run folder, one of its checkpoint folders, an exported encoder (a .safetensors "
             "file or its folder), or a torchvision or timm model name.",
         ),
     ]
     data: EvalData = field(default_factory=EvalData)
     weights: str | None = None
-    """For a model name: a .safetensors file with its weights, or "random". Nothing is ever downloaded."""
+    """If RUN is a model name: a .safetensors file with its weights, or "random". Nothing is ever downloaded."""
     features: Literal["encoder", "pixels"] = "encoder"
-    """The encoder's features, or raw pixels as the floor that an encoder must beat."""
+    """encoder: the encoder's features. pixels: raw pixels, the floor that an encoder must beat."""
     seed: int = 0
-    """Seeds every split, order and draw."""
+    """Seed of every split, order and random draw."""
     out: Path | None = None
     """Folder for eval/NAME.json and report.html; default: the run folder, else runs/eval-NAME."""
 
     def validate(self) -> None:
-        """Raise UserError for values that no data could make possible."""
+        """Raise UserError for values that are invalid for any data."""
         if self.data.workers < 0:
             raise UserError(f"--data.workers must be 0 (all cores) or more, got {self.data.workers}")
         if not 0 <= self.seed < 2**63:
@@ -70,23 +70,24 @@ class EvalOptions:
 
     @property
     def stem(self) -> str:
-        """Distinguishes variants of an evaluation in the name of its file."""
+        """Suffix of the file name for a variant of the evaluation."""
         return "-pixels" if self.features == "pixels" else ""
 
 
 @dataclass
 class Linear(EvalOptions):
-    """Linear probe on frozen features: softmax regression, last epoch as the headline, mean and spread over seeds."""
+    """Linear probe on frozen features: softmax regression; the headline is the last epoch, mean and spread over
+    seeds."""
 
     protocol: Literal["fast", "paper"] = "fast"
-    """fast: features once, learning rate and decay chosen on a split of the training images. paper: features of newly
-    augmented images every epoch and the fixed schedule of the reference code."""
+    """fast: features are extracted once; learning rate and decay are chosen on a split of the training images. paper:
+    features of newly augmented images in every epoch, with the fixed schedule of the reference code."""
     epochs: int = 100
     """Passes over the training images."""
     seeds: int = 3
-    """Probes trained; the headline is their mean."""
+    """Number of probes to train; the headline is their mean."""
     lr: float = 5.0
-    """Protocol paper: learning rate, times 0.2 behind 60, 75 and 90 % of the epochs."""
+    """Protocol paper: learning rate, multiplied by 0.2 after 60, 75 and 90 % of the epochs."""
     policy: str = "crop-flip"
     """Protocol paper: augmentation of the training images."""
 
@@ -106,12 +107,12 @@ class Linear(EvalOptions):
 
 @dataclass
 class Knn(EvalOptions):
-    """Cosine nearest neighbours, exact: plain and temperature-weighted votes, and the nearest class mean."""
+    """Exact cosine nearest neighbours: majority and temperature-weighted votes, and the nearest class mean."""
 
     k: tuple[int, ...] | None = None
     """Numbers of neighbours; default 1 5 20 200. The headline is k = 20."""
     temperature: float = 0.07
-    """Votes of the weighted form count exp(cosine / temperature) (Wu et al. 2018)."""
+    """Weighted votes: a neighbour counts exp(cosine / temperature) (Wu et al. 2018)."""
 
     def validate(self) -> None:
         super().validate()
@@ -123,16 +124,16 @@ class Knn(EvalOptions):
 
 @dataclass
 class FewShot(EvalOptions):
-    """Few labelled images a class: nearest class mean and logistic regression over repeated draws."""
+    """Few labelled images per class: nearest class mean and logistic regression over repeated random draws."""
 
     shots: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
-    """Images a class; numbers that a class cannot give are left out, and said."""
+    """Images per class. Values larger than the smallest class are skipped, with a note."""
     draws: int = 10
-    """Random draws at each number; the interval is over them."""
+    """Random draws per number of images; the interval is over the draws."""
     against: str | None = None
-    """Another RUN, as a supervised encoder, scored on the same draws."""
+    """Another RUN, for instance a supervised encoder, to score on the same draws."""
     against_weights: str | None = None
-    """--weights of --against."""
+    """--weights for --against."""
 
     def validate(self) -> None:
         super().validate()
@@ -144,16 +145,16 @@ class FewShot(EvalOptions):
 
 @dataclass
 class Transfer(EvalOptions):
-    """Other data sets: L2 logistic regression on frozen features, and fine-tuning."""
+    """Other datasets: L2 logistic regression on frozen features, and fine-tuning."""
 
     datasets: tuple[Path, ...] = ()
-    """Files in pairs: TRAIN VAL TRAIN VAL ... Each pair is a data set with classes of its own."""
+    """Files in pairs: TRAIN VAL TRAIN VAL ... Each pair is a dataset with its own classes."""
     fine_tune: Annotated[bool, FlagCreatePairsOff] = False
-    """Train the whole network as well, on the first process: slow without a GPU."""
+    """Also train the full network, on the first process; slow without a GPU."""
     fine_tune_epochs: int = 20
     """Epochs of fine-tuning."""
     fine_tune_batch: int = 64
-    """Images in a step of fine-tuning."""
+    """Images per step of fine-tuning."""
 
     def validate(self) -> None:
         super().validate()
@@ -167,17 +168,17 @@ class Transfer(EvalOptions):
 
 @dataclass
 class Corruption(EvalOptions):
-    """Robustness: error of the probe on corrupted held-out images, by corruption and severity."""
+    """Robustness: error of the linear probe on corrupted held-out images, by corruption and severity."""
 
     source: Path | None = None
-    """Corrupted images: a folder of ImageNet-C (CORRUPTION/SEVERITY/CLASS/*) or of CIFAR-10-C (*.npy). Default: the
-    standard corruptions are made of the held-out images."""
+    """Corrupted images: a folder of ImageNet-C (CORRUPTION/SEVERITY/CLASS/*) or of CIFAR-10-C (*.npy). Default:
+    generate the standard corruptions from the held-out images."""
     corruptions: tuple[str, ...] = ()
-    """Names of the corruptions to score; default: the fifteen standard ones, or all that the source holds of them."""
+    """Names of the corruptions to score; default: the fifteen standard ones, or those of them that the source has."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Severities to score."""
     normalise: Literal["auto", "alexnet", "none"] = "auto"
-    """Divide by the published errors of AlexNet, which are for ImageNet; auto: where there are 1,000 classes."""
+    """Divide by the published errors of AlexNet, which are for ImageNet. auto: only if there are 1,000 classes."""
 
     def validate(self) -> None:
         super().validate()
@@ -192,11 +193,11 @@ class Clustering(EvalOptions):
     """Hierarchical clustering of held-out embeddings and of class means."""
 
     images: int = 5000
-    """Held-out images clustered at most, the same share of each class: memory grows with the square."""
+    """Largest number of held-out images to cluster, the same share of each class; memory grows with its square."""
     linkage: Literal["ward", "average"] = "ward"
     """How the distance of two clusters is measured."""
     superclasses: Path | None = None
-    """CSV file with a line CLASS,SUPERCLASS for every class: how well the tree of class means agrees with it."""
+    """CSV file with a line CLASS,SUPERCLASS per class, to compare with the tree of class means."""
 
     def validate(self) -> None:
         super().validate()
@@ -206,16 +207,16 @@ class Clustering(EvalOptions):
 
 @dataclass
 class Embed(EvalOptions):
-    """Pictures of the embedding: t-SNE, and UMAP where it is installed."""
+    """Pictures of the embedding: t-SNE, and UMAP if it is installed."""
 
     images: int = 1500
-    """Held-out images shown at most, the same share of each class."""
+    """Largest number of held-out images to show, the same share of each class."""
     checkpoints: tuple[str, ...] = ()
-    """Checkpoints of the run to show besides its encoder, as epoch-050."""
+    """Checkpoints of the run to show in addition to its encoder, for instance epoch-050."""
     save: Path | None = None
     """Write the features, labels and positions of the shown images to this .npz file."""
     perplexity: float = 30.0
-    """Of t-SNE: about how many neighbours a point keeps near."""
+    """t-SNE: about how many neighbours each point stays near."""
 
     def validate(self) -> None:
         super().validate()
@@ -229,10 +230,10 @@ class Embed(EvalOptions):
 
 @dataclass
 class Calibration(EvalOptions):
-    """Does the linear probe know how sure it may be: expected calibration error and reliability diagram."""
+    """Calibration of the linear probe: expected calibration error and reliability diagram."""
 
     bins: int = 15
-    """Equal bins of confidence."""
+    """Number of equal bins of confidence."""
 
     def validate(self) -> None:
         super().validate()
@@ -242,14 +243,15 @@ class Calibration(EvalOptions):
 
 @dataclass
 class Geometry(EvalOptions):
-    """How classes and views lie in the features: dispersion, neural collapse, few-shot errors and their bounds."""
+    """Arrangement of classes and views in the features: dispersion, neural collapse, few-shot errors and their
+    bounds."""
 
     shots: tuple[int, ...] = (1, 10, 100)
-    """Images a class that few-shot errors are measured with; numbers that a class cannot give are left out."""
+    """Images per class for the few-shot errors. Values larger than the smallest class are skipped, with a note."""
     draws: int = 3
-    """Random draws at each number; errors are their mean."""
+    """Random draws per number of images; errors are means over the draws."""
     images: int = 5000
-    """Held-out images that uniformity is measured on at most: its time grows with the square."""
+    """Largest number of held-out images for the uniformity; time grows with its square."""
 
     def validate(self) -> None:
         super().validate()
@@ -265,13 +267,13 @@ class Geometry(EvalOptions):
 
 @dataclass(kw_only=True)
 class Alignment(EvalOptions):
-    """How alike two encoders are on the held-out images: linear CKA, RSA and the gap of their weights."""
+    """Similarity of two encoders on the held-out images: linear CKA, RSA and the gap between their weights."""
 
-    against: Annotated[Positional[str], arg(metavar="RUN2", help="The other one, in any form that RUN may have.")]
+    against: Annotated[Positional[str], arg(metavar="RUN2", help="The other encoder, in any form that RUN may have.")]
     against_weights: str | None = None
-    """--weights of RUN2."""
+    """--weights for RUN2."""
     images: int = 2000
-    """Held-out images that the Spearman form of RSA is measured on at most: its memory grows with the square."""
+    """Largest number of held-out images for the Spearman form of RSA; memory grows with its square."""
 
     def validate(self) -> None:
         super().validate()
@@ -284,7 +286,7 @@ class Alignment(EvalOptions):
 class Evaluation(NamedTuple):
     options: type[EvalOptions]
     module: str
-    """Of fastvarcon.evaluation; its `run(job, options)` returns the figures."""
+    """Name of a module in fastvarcon.evaluation, whose `run(job, options)` returns the figures."""
 
 
 EVALUATIONS = {

@@ -89,7 +89,7 @@ def test_newcomers_steps_are_those_of_the_newest_measurement(copy):
     assert lines[2:] == [
         ["convert", "`fastvarcon convert`", "2.00"],
         ["train", "`fastvarcon train`", "2.00"],
-        ["together", "", "4.00"],
+        ["total", "", "4.00"],
     ]
 
 
