@@ -61,11 +61,12 @@ class Plan:
         Raises:
             ValueError: the other plan has another shape, or needs more slots than this one has.
         """
-        shape, theirs = ((plan.images, plan.rows, plan.size, plan.programs, plan.radius, plan.clip) for plan in (self, other))
+        names = ("images", "rows", "size", "programs", "radius", "clip")
+        shape, theirs = (tuple(getattr(plan, name) for name in names) for plan in (self, other))
         if shape != theirs or other.slots > self.slots:
             raise ValueError(
-                f"a plan of (images, rows, size, programs, radius, clip) {theirs} and {other.slots} slots does not fit into "
-                f"one of {shape} and {self.slots}"
+                f"a plan of ({', '.join(names)}) {theirs} and {other.slots} slots does not fit into one of {shape} "
+                f"and {self.slots}"
             )
         self.words.copy_(other.words, non_blocking=True)
 

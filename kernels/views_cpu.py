@@ -120,7 +120,9 @@ def _allocate(count: int) -> np.ndarray:
 
 @njit(parallel=True, cache=True, nogil=True)
 @depends_on(colour_cpu, operations, operations_cpu, resample_cpu)
-def _all_views(pixels, offset, height, width, stride, box, extend, flip, radius, clip, colours, taps, out, size, bfloat16):
+def _all_views(
+    pixels, offset, height, width, stride, box, extend, flip, radius, clip, colours, taps, out, size, bfloat16
+):
     images = len(offset)
     copies = len(box) // images
     step = size * max(1, TILE // size)

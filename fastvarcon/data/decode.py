@@ -21,8 +21,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageColor, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from fastvarcon.data.deep_pixels import DepthError, read_image
-from fastvarcon.data.image_kinds import HEAD, kind_of
+from fastvarcon.data.deep_pixels import RangeError, read_image
+from fastvarcon.data.image_kinds import HEAD, TEXT, kind_of
 from fastvarcon.data.jpeg_stream import unreadable_form, without_oddities
 from fastvarcon.errors import UserError
 
@@ -211,7 +211,7 @@ def _naming(name: str, data: bytes | memoryview) -> Iterator[None]:
     """Whatever PIL raises inside becomes an ImageError that names the image."""
     try:
         yield
-    except DepthError as error:
+    except RangeError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -229,6 +229,5 @@ def _what_is_wrong(data: bytes | memoryview, error: Exception) -> str:
     if not isinstance(error, Image.UnidentifiedImageError):
         return f"broken image ({error})"
     kind, readable = kind_of(bytes(data[:HEAD]), "")
-    if readable or not kind or kind == "text":
-        return "not an image that can be read"
-    return f"not an image that can be read (a {kind} file): convert it to JPEG or PNG first"
+    what = "" if readable or kind in ("", TEXT) else f" ({kind}): convert it to JPEG or PNG first"
+    return f"not an image that can be read{what}"

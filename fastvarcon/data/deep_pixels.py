@@ -18,14 +18,11 @@ import numpy as np
 from PIL import Image
 
 from fastvarcon.data import deep_tiff
+from fastvarcon.data.deep_tiff import RangeError
 
 SIXTEEN = 0xFFFF
 _LOWER = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
 """PIL unpacks the upper byte of 16-bit colours. Told the other byte order, it unpacks the lower one."""
-
-
-class DepthError(ValueError):
-    """A value larger than the given depth allows, or a form of image to which none can be applied."""
 
 
 class Opened(NamedTuple):
@@ -42,7 +39,8 @@ def read_image(data: bytes | memoryview, formats: tuple[str, ...], depth: int | 
         depth: bits in use, of files of 16 bits that do not say it.
 
     Raises:
-        DepthError; what PIL raises.
+        RangeError: negative values, larger ones than the depth allows, or a form of image to which none can be applied.
+        Others: what PIL raises.
     """
     tiff = deep_tiff.read_samples(data)
     if tiff is not None:
@@ -71,10 +69,10 @@ def scaled(values: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _limit(full: int, depth: int | None, largest: int) -> int:
-    """Raises DepthError if `depth` bits do not hold the largest value."""
+    """Raises RangeError if `depth` bits do not hold the largest value."""
     limit = full if depth is None else min(full, 2**depth - 1)
     if largest > limit:
-        raise DepthError(f"has the value {largest}, more than the {limit} of --depth {depth}: give a larger --depth")
+        raise RangeError(f"has the value {largest}, more than the {limit} of --depth {depth}: give a larger --depth")
     return limit
 
 
@@ -89,24 +87,23 @@ def _picture(pixels: np.ndarray, info: dict) -> Image.Image:
 
 def _colours(image: Image.Image, data: bytes | memoryview, formats: tuple[str, ...], depth: int | None) -> Opened:
     """TIFF and PPM with 16 bits a channel."""
+    if image.format == "PPM" and bytes(data[:2]) == b"P6":  # PIL would round, in Python
+        image.tile = [tile._replace(codec_name="raw", args=("RGB;16B", 0, 1)) for tile in image.tile]
+    tiles = image.tile
     upper = np.asarray(image)
     largest = int(upper[..., :3].max()) << 8 | 0xFF
     if depth is None:
         return Opened(image, largest)
-    values = upper.astype(np.uint16) << 8 | _lower_bytes(data, formats)
+    values = upper.astype(np.uint16) << 8 | _lower_bytes(data, formats, tiles)
     return Opened(_picture(_in_depth(values, depth), image.info), int(values[..., :3].max()))
 
 
-def _lower_bytes(data: bytes | memoryview, formats: tuple[str, ...]) -> np.ndarray:
+def _lower_bytes(data: bytes | memoryview, formats: tuple[str, ...], tiles: list) -> np.ndarray:
+    """Args: tiles: those that gave the upper bytes."""
+    if not re.search(r"'(RGB|RGBA|RGBX);16", str(tiles)):
+        raise RangeError("has colours to which --depth cannot be applied: store it as a PNG")
     image = Image.open(io.BytesIO(data), formats=formats)
-    if image.format == "PPM":
-        if not bytes(data).startswith(b"P6"):
-            raise DepthError("is a plain-text image, to which --depth cannot be applied: store it as PNG")
-        image.tile = [tile._replace(codec_name="raw", args=("RGB;16L", 0, 1)) for tile in image.tile]
-        return np.asarray(image)
-    if not re.search(r"'(RGB|RGBA|RGBX);16", str(image.tile)):
-        raise DepthError("has colours to which --depth cannot be applied: store it as RGB")
-    image.tile = [tile._replace(args=_with_lower(tile.args)) for tile in image.tile]
+    image.tile = [tile._replace(args=_with_lower(tile.args)) for tile in tiles]
     return np.asarray(image)
 
 
@@ -162,7 +159,8 @@ def _png_values(image: Image.Image, data: bytes | memoryview, kind: int) -> np.n
         four = np.asarray(Image.open(io.BytesIO(_with_header(data, bits=8, kind=6)), formats=("PNG",)))
         four = four.astype(np.uint16)
         return four[..., ::2] << 8 | four[..., 1::2]
-    return np.asarray(image).astype(np.uint16) << 8 | _lower_bytes(data, ("PNG",))
+    tiles = image.tile
+    return np.asarray(image).astype(np.uint16) << 8 | _lower_bytes(data, ("PNG",), tiles)
 
 
 def _with_header(data: bytes | memoryview, bits: int, kind: int) -> bytes:

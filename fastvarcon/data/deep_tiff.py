@@ -22,6 +22,10 @@ BYTEWISE = {1, 5, 8, 32773, 32946, 50000}
 """Compressions that take samples for bytes: none, LZW, Deflate, PackBits, Deflate, Zstandard."""
 
 
+class RangeError(ValueError):
+    """Values of which the file does not say how bright they are."""
+
+
 class Samples(NamedTuple):
     values: np.ndarray
     """[h, w] or [h, w, 3], 0 to `limit`; upright unless `info` has an orientation."""
@@ -72,7 +76,7 @@ class _Tags:
 
 
 def read_samples(data: bytes | memoryview) -> Samples | None:
-    """None for anything but such a TIFF. Raises what PIL raises; ValueError for negative samples."""
+    """None for anything but such a TIFF. Raises what PIL raises; RangeError for negative samples."""
     if bytes(data[:4]) not in (b"II*\0", b"MM\0*"):
         return None
     try:
@@ -100,7 +104,7 @@ def _of_sixteen(tags: _Tags, white_is_zero: bool, signed: bool) -> Samples:
     image = tags.opened()
     values = np.asarray(image).astype(np.uint16)
     if signed and values.max() > 0x7FFF:
-        raise ValueError("negative values have no defined brightness: store it unsigned")
+        raise RangeError("has negative values, whose brightness is undefined: store it unsigned")
     return Samples(values, 0x7FFF if signed else 0xFFFF, white_is_zero, True, image.info)
 
 

@@ -53,15 +53,19 @@ def unreadable_form(data: bytes | memoryview) -> str | None:
 
 
 def without_oddities(data: bytes | memoryview) -> bytes | None:
-    """The same picture without: bytes between segments, application data, comments, zero bytes behind a scan, anything
-    behind the end; with the version, colour transform and scan parameters that decoders assume. None if it has no end.
+    """The same picture without: bytes between segments before the first scan, application data, comments, zero bytes
+    behind a scan, anything behind the end; with the version, colour transform and scan parameters that decoders assume.
+    None if it has no end, or more than oddities before it.
 
     Follows libjpeg, whose next segment begins at the next marker, whatever lies before it.
     """
     data = bytes(data)
     kept: list[bytes | bytearray] = [data[:2]]
-    adobe, components, sequential, at = bytearray(), 0, False, 2
-    while (at := data.find(b"\xff", at)) >= 0:
+    adobe, components, sequential, scans, at = bytearray(), 0, False, 0, 2
+    while (found := data.find(b"\xff", at)) >= 0:
+        if found > at and scans:
+            return None  # the bytes may have been a scan
+        at = found
         marker = data[at + 1] if at + 1 < len(data) else 0
         if marker == 0xFF:
             at += 1
@@ -81,6 +85,7 @@ def without_oddities(data: bytes | memoryview) -> bytes | None:
         if marker in FRAMES and len(segment) > 9:
             components, sequential = segment[9], marker in SEQUENTIAL
         if marker == SCAN:
+            scans += 1
             if sequential:
                 segment[-3:] = b"\x00\x3f\x00"  # all coefficients, in one pass
             at = _end_of_scan(data, end)
