@@ -30,6 +30,10 @@ class Remarks:
                 f"{self._transparent:,} images have transparent pixels: they were laid on {self._settings.background} "
                 "(--background chooses another colour)"
             )
+        elif self._settings.background != EncodeSettings.background:
+            lines.append(
+                f"warning: --background {self._settings.background} changed nothing: no image has transparent pixels"
+            )
         if self._settings.depth is None and self._deep > 0 and self._largest < DIM:
             depth = max(8, (self._largest.bit_length() + 1) // 2 * 2)
             lines.append(

@@ -82,9 +82,11 @@ class Decoded(NamedTuple):
 def colour_of(text: str) -> tuple[int, int, int]:
     """The colour of a name or #rrggbb. Raises UserError for anything else."""
     try:
-        red, green, blue = ImageColor.getrgb(text)
+        red, green, blue, *opacity = ImageColor.getrgb(text)
     except ValueError:
-        raise UserError(f"--background {text} is not a colour: give a name, as white, or #rrggbb") from None
+        opacity = [0]
+    if opacity:
+        raise UserError(f"--background {text} is not a colour: give a name, as white, or #rrggbb")
     return red, green, blue
 
 

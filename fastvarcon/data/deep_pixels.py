@@ -15,7 +15,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from fastvarcon.data import deep_tiff
 from fastvarcon.data.deep_tiff import RangeError
@@ -64,8 +64,9 @@ def read_image(data: bytes | memoryview, formats: tuple[str, ...], depth: int | 
 
 def scaled(values: np.ndarray, limit: int) -> np.ndarray:
     """[...] of 0 to `limit` -> uint8, `limit` to 255: the upper 8 bits where `limit` is all ones."""
-    table = (np.arange(limit + 1, dtype=np.uint32) * 256 // (limit + 1)).astype(np.uint8)
-    return table[values]
+    levels = np.arange(limit + 1, dtype=np.uint32)
+    table = levels * 256 // (limit + 1) if limit > 255 else (levels * 255 + limit // 2) // limit
+    return table.astype(np.uint8)[values]
 
 
 def _limit(full: int, depth: int | None, largest: int) -> int:
@@ -85,7 +86,9 @@ def _picture(pixels: np.ndarray, info: dict) -> Image.Image:
 # ---- colours whose upper bytes PIL gives ---------------------------------------------------------------------------
 
 
-def _colours(image: Image.Image, data: bytes | memoryview, formats: tuple[str, ...], depth: int | None) -> Opened:
+def _colours(
+    image: ImageFile.ImageFile, data: bytes | memoryview, formats: tuple[str, ...], depth: int | None
+) -> Opened:
     """TIFF and PPM with 16 bits a channel."""
     if image.format == "PPM" and bytes(data[:2]) == b"P6":  # PIL would round, in Python
         image.tile = [tile._replace(codec_name="raw", args=("RGB;16B", 0, 1)) for tile in image.tile]
@@ -93,7 +96,7 @@ def _colours(image: Image.Image, data: bytes | memoryview, formats: tuple[str, .
     upper = np.asarray(image)
     largest = int(upper[..., :3].max()) << 8 | 0xFF
     if depth is None:
-        return Opened(image, largest)
+        return Opened(image, largest if image.mode.startswith("RGB") else None)
     values = upper.astype(np.uint16) << 8 | _lower_bytes(data, formats, tiles)
     return Opened(_picture(_in_depth(values, depth), image.info), int(values[..., :3].max()))
 
@@ -124,17 +127,17 @@ def _in_depth(values: np.ndarray, depth: int) -> np.ndarray:
 # ---- PNG -----------------------------------------------------------------------------------------------------------
 
 
-def _png(image: Image.Image, data: bytes | memoryview, depth: int | None) -> Opened:
+def _png(image: ImageFile.ImageFile, data: bytes | memoryview, depth: int | None) -> Opened:
     chunks = png_chunks(data)
     kind = chunks[b"IHDR"][9]  # 0 grey, 2 RGB, 4 grey with opacity, 6 RGB with opacity
-    bits = max(chunks.get(b"sBIT", b"\x10")[: 3 if kind & 2 else 1])
+    bits = max(chunks.get(b"sBIT", b"")[: 3 if kind & 2 else 1], default=16)
     transparent = chunks.get(b"tRNS")
     if kind & 2 and depth is None and bits == 16 and transparent is None:
         upper = np.asarray(image)
         return Opened(image, int(upper[..., :3].max()) << 8 | 0xFF)
     values = _png_values(image, data, kind)
     colours = values[..., : 3 if kind & 2 else 1]
-    undeclared = not 8 < bits < 16
+    undeclared = not 0 < bits < 16
     if undeclared:
         limit = _limit(SIXTEEN, depth, int(colours.max()))
     else:
@@ -151,7 +154,7 @@ def _png(image: Image.Image, data: bytes | memoryview, depth: int | None) -> Ope
     )
 
 
-def _png_values(image: Image.Image, data: bytes | memoryview, kind: int) -> np.ndarray:
+def _png_values(image: ImageFile.ImageFile, data: bytes | memoryview, kind: int) -> np.ndarray:
     """[h, w, channels] uint16."""
     if kind == 0:
         return np.asarray(image).astype(np.uint16)[..., None]

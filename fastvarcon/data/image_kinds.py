@@ -15,48 +15,14 @@ from pathlib import Path
 
 from fastvarcon.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".pjpeg",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    ]
-)
-RAW_SUFFIXES = frozenset(
-    [
-        ".dng",
-        ".nef",
-        ".nrw",
-        ".cr2",
-        ".arw",
-        ".sr2",
-        ".srf",
-        ".srw",
-        ".orf",
-        ".rw2",
-        ".pef",
-        ".raf",
-        ".3fr",
-        ".iiq",
-        ".erf",
-        ".kdc",
-    ]
-)
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+))  # fmt: skip
+RAW_SUFFIXES = frozenset((
+    ".dng", ".nef", ".nrw", ".cr2", ".arw", ".sr2", ".srf", ".srw", ".orf", ".rw2", ".pef", ".raf", ".3fr", ".iiq",
+    ".erf", ".kdc",
+))  # fmt: skip
 """Camera raw files are TIFFs whose first image is a thumbnail."""
 HEAD = 512
 """Bytes that are looked at."""
@@ -137,10 +103,13 @@ def _is_text(head: bytes) -> bool:
 
 
 def listed(kinds: Mapping[str, int]) -> str:
-    """ "15 AVIF files, 2 .npy files", the most frequent first."""
-    return ", ".join(
-        f"{count:,} {_NAMES.get(kind, f'{kind} files')}" for kind, count in Counter(kinds).most_common() if count
-    )
+    """15 AVIF files, 1 .npy file: the most frequent first."""
+
+    def one(kind: str, count: int) -> str:
+        named = f"{count:,} {_NAMES.get(kind, f'{kind} files')}"
+        return named if count > 1 else named.replace("files", "file")
+
+    return ", ".join(one(kind, count) for kind, count in Counter(kinds).most_common() if count)
 
 
 def refuse_left_out(where: str | Path, left_out: Mapping[str, int], remedy: str) -> None:

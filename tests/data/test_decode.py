@@ -135,7 +135,7 @@ def test_depth_leaves_files_alone_that_state_theirs():
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("bits", [10, 12, 15])
+@pytest.mark.parametrize("bits", [8, 10, 12, 15])
 def test_significant_bits_of_a_png(bits, channels):
     """Samples in the lower bits, and scaled to 16 as the standard wants them, in either way it allows: the same image.
 
@@ -206,7 +206,10 @@ def test_what_is_transparent_shows_the_background(form, background):
 @pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La", "PA"])
 def test_transparency_in_every_mode_of_pil(mode):
     colours = Image.fromarray(RNG.integers(0, 256, (9, 13, 4), dtype=np.uint8), "RGBA")
-    image = colours.convert("LA").convert("La") if mode == "La" else colours.convert(mode)
+    image = colours.convert("LA").convert("La") if mode == "La" else colours
+    if mode == "PA":
+        image = Image.merge("PA", (colours.convert("RGB").quantize(16), colours.getchannel("A")))
+    image = image.convert(mode)
     again = image.convert("LA") if mode == "La" else image
     rgb, transparent = over_background(image, (255, 255, 255))
     assert transparent and (np.asarray(rgb) == blended(again)).all()
