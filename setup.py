@@ -25,7 +25,7 @@ setup(
         "accelerate>=1.10",
         "numba>=0.60",
         "numpy>=1.26",
-        "pillow>=10",
+        "pillow>=11.2",  # rotation told by XMP
         "simplejpeg>=1.8",  # libjpeg-turbo in a wheel: decodes into our buffers without the GIL
         "tyro>=1.0.17",
         "rich>=13",

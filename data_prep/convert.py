@@ -17,10 +17,12 @@ from typing import Literal, Protocol
 import PIL
 import simplejpeg
 
+from fastvarcon.data.image_kinds import refuse_left_out
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.encode import EncodeSettings
 from fastvarcon.data_prep.journal import Item, Journal
 from fastvarcon.data_prep.record import Entry, RecordWriter
+from fastvarcon.data_prep.remarks import Remarks
 from fastvarcon.data_prep.skipped import write_skipped
 from fastvarcon.data_prep.sources import Source
 from fastvarcon.data_prep.workers import Encoded, WorkerDied, encode_all
@@ -62,6 +64,8 @@ class Conversion:
     """Messages, each naming a file."""
     skipped_list: Path | None
     """Where they are listed."""
+    remarks: list[str]
+    """What the images that were converted now (not before an interruption) have in common, a line each."""
 
 
 def shard_path(out: Path, shard: tuple[int, int]) -> Path:
@@ -105,10 +109,13 @@ def convert(
         restart: throw away what an interrupted conversion left.
 
     Raises:
-        UserError: a broken image (policy stop), no image at all, a dead worker, a full disk. An earlier `out` stays as
-            it was, and what has been converted is kept for the next call.
+        UserError: a broken image or more than a handful of files that cannot be read (policy stop), no image at all, a
+            dead worker, a full disk. An earlier `out` stays as it was, and what has been converted is kept for the
+            next call.
     """
     settings.validate()
+    if on_error == "stop":
+        refuse_left_out(source.name, source.left_out, "pass --on-error skip")
     samples = part_of(len(source), shard)
     extra = dataclasses.asdict(settings)
     if shard is not None:
@@ -123,7 +130,7 @@ def convert(
         from fastvarcon.data_prep.tar_writer import TarWriter
 
         writer = TarWriter(out, len(samples), source.classes, extra, tar_shard_size)
-    run = _Run(source, samples, writer, progress or Silence())
+    run = _Run(source, samples, writer, Remarks(settings), progress or Silence())
     with run.keeping_what_is_done():
         header = {"format": format, "tar_shard_size": tar_shard_size, **extra, **_identity(source, samples)}
         run.resume(header, restart, on_error)
@@ -131,7 +138,7 @@ def convert(
             for results in chunks:
                 run.store(results, on_error)
         run.finish()
-    return Conversion(out, len(writer), run.skipped, write_skipped(out, run.skipped))
+    return Conversion(out, len(writer), run.skipped, write_skipped(out, run.skipped), run.remarks.lines())
 
 
 def _identity(source: Source, samples: range) -> dict:
@@ -152,8 +159,9 @@ def _identity(source: Source, samples: range) -> dict:
 class _Run:
     """A conversion under way: the images that are done stand in the partial output and in the journal."""
 
-    def __init__(self, source: Source, samples: range, writer: RecordWriter, progress: Progress):
+    def __init__(self, source: Source, samples: range, writer: RecordWriter, remarks: Remarks, progress: Progress):
         self._source, self._samples, self._writer, self._progress = source, samples, writer, progress
+        self.remarks = remarks
         self._journal = Journal(writer.path)
         self.done: int | None = None
         """Images written or skipped; None until `resume` has found out."""
@@ -206,6 +214,7 @@ class _Run:
             self.skipped.append(result)
             return result
         record, content_hash = result
+        self.remarks.note(record)
         label = int(self._source.labels[sample])
         self._writer.add(record, label, content_hash)
         return Entry(label, record.mode, record.height, record.width, len(record.payload), content_hash)

@@ -8,9 +8,6 @@ below quality 96: that costs 0.05 dB at quality 90.
 from __future__ import annotations
 
 import io
-import os
-import stat
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,16 +17,25 @@ import simplejpeg
 from PIL import Image
 
 from fastvarcon.data.beton import JPG, RAW
-from fastvarcon.data.decode import ImageError, decode_jpeg_into, decode_rgb, to_rgb
+from fastvarcon.data.decode import (
+    DEPTHS,
+    Decoded,
+    ImageError,
+    Rendering,
+    check_size,
+    colour_of,
+    decode,
+    decode_jpeg_into,
+    jpeg_warning,
+    read_file,
+)
+from fastvarcon.data.jpeg_stream import APP1, APP2, END_OF_IMAGE, HUFFMAN_FRAMES, header_segments
 from fastvarcon.data_prep.record import Record
 from fastvarcon.errors import UserError
 
 MAX_SIDE = {RAW: 65_535, JPG: 65_500}
 """Pixels: a .beton entry has 16 bits for a side, libjpeg takes no larger ones than this."""
 ORIENTATION = 0x0112  # EXIF tag
-START_OF_SCAN, APP1, APP2 = 0xDA, 0xE1, 0xE2  # JPEG markers
-HUFFMAN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; decoders differ about the arithmetic ones
-END_OF_IMAGE = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,18 @@ class EncodeSettings:
     check: Literal["frame", "decode"] = "frame"
     """How a JPEG is proved whole before it is kept. frame: its header can be followed to the pixels, and its last bytes
     end them, which no file does that was cut short. decode: all of its pixels are decoded."""
+    background: str = "white"
+    """Colour that shows through transparent pixels: a name or #rrggbb."""
+    depth: int | None = None
+    """Bits in use of images of 16 bits a sample that do not say it, 8 to 16; None: all of them."""
+
+    def rendering(self) -> Rendering:
+        return Rendering(colour_of(self.background), self.depth)
 
     def validate(self) -> None:
+        self.rendering()
+        if self.depth is not None and self.depth not in DEPTHS:
+            raise UserError(f"--depth must lie between {DEPTHS[0]} and {DEPTHS[-1]} bits, got {self.depth}")
         if self.max_resolution is not None and self.max_resolution < 1:
             raise UserError(f"--max-resolution must be at least 1 pixel, got {self.max_resolution}")
         if not 1 <= self.quality <= 100:
@@ -69,18 +85,10 @@ def encode(item: Path | bytes | np.ndarray, name: str, settings: EncodeSettings)
     Raises:
         ImageError: not a whole image, or one too large to store; names `name`.
     """
-    if isinstance(item, np.ndarray):
-        pixels = np.asarray(to_rgb(Image.fromarray(item), name))
-    else:
-        data = _bytes_of(item, name) if isinstance(item, Path) else item
-        size = _plain_jpeg_size(data)
-        if settings.mode == "keep" and size and _fits(size, settings) and _is_whole(data, settings.check):
-            return Record(data, JPG, *size)
-        if size:
-            pixels = np.empty((*size, 3), dtype=np.uint8)
-            decode_jpeg_into(data, pixels, name)
-        else:
-            pixels = decode_rgb(data, name)
+    found = _decoded(item, name, settings)
+    if isinstance(found, Record):
+        return found
+    pixels, transparent, largest = found
     if settings.max_resolution is not None and max(pixels.shape[:2]) > settings.max_resolution:
         pixels = _shrink(pixels, settings.max_resolution)
     height, width = pixels.shape[:2]
@@ -91,18 +99,25 @@ def encode(item: Path | bytes | np.ndarray, name: str, settings: EncodeSettings)
             "use --max-resolution"
         )
     if mode == RAW:
-        return Record(pixels.tobytes(), RAW, height, width)
-    return Record(simplejpeg.encode_jpeg(pixels, settings.quality, "RGB", "420"), JPG, height, width)
+        return Record(pixels.tobytes(), RAW, height, width, transparent, largest)
+    jpeg = simplejpeg.encode_jpeg(pixels, settings.quality, "RGB", "420")
+    return Record(jpeg, JPG, height, width, transparent, largest)
 
 
-def _bytes_of(path: Path, name: str) -> bytes:
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ImageError(f"{name}: not a regular file")  # reading a pipe would wait for ever
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except OSError as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
+def _decoded(item: Path | bytes | np.ndarray, name: str, settings: EncodeSettings) -> Decoded | Record:
+    """The pixels, or the record of a JPEG that is kept as it is."""
+    if isinstance(item, np.ndarray):
+        return Decoded(item if item.ndim == 3 else np.repeat(item[..., None], 3, axis=2))
+    data = read_file(item, name) if isinstance(item, Path) else item
+    check_size(len(data), name)
+    size = _plain_jpeg_size(data)
+    if size is None:
+        return decode(data, name, settings.rendering())
+    if settings.mode == "keep" and _fits(size, settings) and _is_whole(data, settings.check):
+        return Record(data, JPG, *size)
+    pixels = np.empty((*size, 3), dtype=np.uint8)
+    decode_jpeg_into(data, pixels, name)
+    return Decoded(pixels)
 
 
 def _fits(size: tuple[int, int], settings: EncodeSettings) -> bool:
@@ -118,8 +133,9 @@ def _shrink(pixels: np.ndarray, max_resolution: int) -> np.ndarray:
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG that every decoder turns into the same upright RGB pixels; None for anything else."""
-    segments = _header_segments(data)
-    if HUFFMAN_FRAMES.isdisjoint(segments):
+    segments = header_segments(data)
+    frames = HUFFMAN_FRAMES.intersection(segments)
+    if not frames or any(data[segments[frame]] != 8 for frame in frames):  # bits a sample
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -131,44 +147,17 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     return height, width
 
 
-def _header_segments(data: bytes) -> dict[int, int]:
-    """The markers before the compressed pixels and where the last segment of each begins; {} if they lead nowhere.
-
-    A walk over some ten segments: PIL takes ten times as long to open the file.
-    """
-    segments: dict[int, int] = {}
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if marker == START_OF_SCAN:
-            return segments
-        segments[marker] = at + 4
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return {}
-
-
 def _may_be_rotated(data: bytes, segments: dict[int, int]) -> bool:
     """Whether PIL would turn this JPEG (EXIF or XMP, both in APP1), or it holds several pictures (APP2)."""
     if APP1 not in segments and (APP2 not in segments or b"MPF\0" not in data[: max(segments.values()) + 4]):
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+        image = Image.open(io.BytesIO(data), formats=("JPEG",))
         return image.format != "JPEG" or image.getexif().get(ORIENTATION, 1) != 1
     except Exception:  # an EXIF block that cannot be parsed may hide a rotation
         return True
 
 
 def _is_whole(data: bytes, check: str) -> bool:
-    """Of a JPEG whose header is sound. Decoding reads all of it; of its pixels, one in 64 is made, and that in grey."""
-    if check == "frame" and data.endswith(END_OF_IMAGE):
-        return True
-    try:
-        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
-    except ValueError:
-        return False
-    return True
+    """Of a JPEG whose header is sound: whether every decoder takes it without a word."""
+    return (check == "frame" and data.endswith(END_OF_IMAGE)) or jpeg_warning(data) is None

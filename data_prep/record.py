@@ -16,6 +16,10 @@ class Record:
     """beton.JPG or beton.RAW."""
     height: int
     width: int
+    transparent: bool = False
+    """Whether the background shows through the image."""
+    largest: int | None = None
+    """Stored value, of an image of 16 bits a sample that does not say how many are in use."""
 
 
 class Entry(NamedTuple):

@@ -27,6 +27,7 @@ def views(
     std,
     dtype: torch.dtype = torch.float32,
     interpolation: str = "bilinear",
+    clip: bool = False,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Make V views of each image of a batch: `reference.views`, by the fastest implementation for its device.
@@ -37,7 +38,7 @@ def views(
     """
     device = batch.pixels.device if device is None else torch.device(device)
     backend = views_backend(device, dtype)
-    options = {"size": size, "mean": mean, "std": std, "dtype": dtype, "interpolation": interpolation}
+    options = {"size": size, "mean": mean, "std": std, "dtype": dtype, "interpolation": interpolation, "clip": clip}
     if backend == "triton":
         from . import views_triton  # triton is not on every system, and only this needs it
 

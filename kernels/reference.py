@@ -6,7 +6,8 @@ A view of an image is, in this order (semantics of torchvision v2 on float tenso
                     W[o, j] ~ f(|j + 1/2 - c_o| / s),  c_o = start + (o + 1/2) len/out,  s = max(1, len/out),
                     rows normalised to 1 over the pixels j that may be read (the box, or the whole image if `extend`).
                     bilinear: f(t) = 1 - t up to 1; bicubic: Keys' cubic with a = -1/2 up to 2, which may overshoot
-                    [0, 1]: as in torchvision on float tensors, what follows clamps it, or nothing does
+                    [0, 1]: as in torchvision on float tensors, what follows clamps it, or nothing does. With `clip`
+                    it is clamped behind Wx and again behind Wy, as PIL's 8 bits are
     flip            left-right
     jitter          brightness, contrast, saturation, hue in the order of the table, each clamped to [0, 1]
     operations      up to two of AutoAugment's and RandAugment's, operations.py
@@ -39,6 +40,7 @@ def views(
     std: tuple[float, float, float],
     dtype: torch.dtype = torch.float32,
     interpolation: str = "bilinear",
+    clip: bool = False,
 ) -> Tensor:
     """Make V views of each of the B images of `batch`.
 
@@ -49,6 +51,7 @@ def views(
         mean, std: per-channel normalisation in [0, 1] units.
         dtype: of the result. Arithmetic is float32, or float64 if `dtype` is float64.
         interpolation: "bilinear" or "bicubic".
+        clip: clamp the resized image to [0, 1] after each axis, rows first. Evaluation does: see ViewSpec.
 
     Returns:
         [V * B, 3, size, size], channels_last.
@@ -69,7 +72,7 @@ def views(
         canvas = _canvas(batch, images, arithmetic)
         for view in range(rows.shape[0]):
             row = rows[view, images]
-            x = _crop_resize(canvas, batch, images, table, row, size, FILTER_RADIUS[interpolation])
+            x = _crop_resize(canvas, batch, images, table, row, size, FILTER_RADIUS[interpolation], clip)
             x = _colour(x, table, row)
             out[row] = ((x - shift) / scale).to(dtype)
     return out
@@ -133,7 +136,9 @@ def _canvas(batch, images: Tensor, dtype: torch.dtype) -> Tensor:
     return canvas.permute(0, 3, 1, 2).to(dtype) / 255
 
 
-def _crop_resize(canvas: Tensor, batch, images: Tensor, table, row: Tensor, size: int, radius: int) -> Tensor:
+def _crop_resize(
+    canvas: Tensor, batch, images: Tensor, table, row: Tensor, size: int, radius: int, clip: bool
+) -> Tensor:
     """[n, 3, size, size]: the box of each row, resampled and flipped."""
     y, x, h, w = table.box[row].double().unbind(1)  # float32 would lose digits of the position, not of the weights
     extend = table.extend[row]
@@ -141,6 +146,8 @@ def _crop_resize(canvas: Tensor, batch, images: Tensor, table, row: Tensor, size
     columns = _resampling(x, w, batch.width[images].cpu(), extend, canvas.shape[3], size, radius)
     columns = torch.where(table.flip[row].view(-1, 1, 1), columns.flip(1), columns)
     wide = torch.matmul(canvas, columns.to(canvas).transpose(1, 2).unsqueeze(1))  # [n, 3, Hmax, size]
+    if clip:
+        return torch.matmul(rows.to(canvas).unsqueeze(1), wide.clamp(0, 1)).clamp(0, 1)
     return torch.matmul(rows.to(canvas).unsqueeze(1), wide)
 
 

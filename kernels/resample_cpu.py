@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from .colour_cpu import FAST, ZERO
+from .colour_cpu import FAST, ONE, ZERO
 
 U = np.uintp
 U1, U2, U3 = U(1), U(2), U(3)
@@ -105,3 +105,26 @@ def _resample(lines, pitch, at, weights, taps, r, g, b):
                 w += U1
             r[k], g[k], b[k] = red, green, blue
             k += U1
+
+
+@njit(fastmath=FAST)
+def clipped(source, stride, y_filter, x_filter, planes):
+    """All of a view, along rows and then along columns, clamped to [0, 1] after each: planes [3, size * size]."""
+    (y_first, y_weights), (x_first, x_weights) = y_filter, x_filter
+    size, top, unit = len(x_first), y_first.min(), np.float32(1 / 255)
+    lines = np.empty((y_first.max() - top + y_weights.shape[1], 3 * size), dtype=np.float32)
+    for y in range(len(lines)):
+        line = source[(top + y) * stride :]
+        for k in range(3 * size):
+            first, total = 3 * x_first[k // 3] + k % 3, ZERO
+            for t in range(x_weights.shape[1]):
+                total += x_weights[k // 3, t] * np.float32(line[first + 3 * t])
+            lines[y, k] = min(max(unit * total, ZERO), ONE)
+    column = np.empty(3 * size, dtype=np.float32)
+    for o in range(size):
+        column[:] = ZERO
+        for t in range(y_weights.shape[1]):
+            column += y_weights[o, t] * lines[y_first[o] - top + t]
+        for c in range(size):
+            for k in range(3):
+                planes[k, o * size + c] = min(max(column[3 * c + k], ZERO), ONE)

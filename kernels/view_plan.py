@@ -39,6 +39,8 @@ class Plan:
     """Whether there are columns for the operations of operations.py."""
     radius: int
     """Of the filter, see reference.FILTER_RADIUS."""
+    clip: bool = False
+    """Whether the resized image is clamped to [0, 1], see reference.views."""
 
     def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The int64, the int32 and the float32 part of `words`, flat; last the operations, if any."""
@@ -59,16 +61,17 @@ class Plan:
         Raises:
             ValueError: the other plan has another shape, or needs more slots than this one has.
         """
-        shape, theirs = ((plan.images, plan.rows, plan.size, plan.programs, plan.radius) for plan in (self, other))
+        names = ("images", "rows", "size", "programs", "radius", "clip")
+        shape, theirs = (tuple(getattr(plan, name) for name in names) for plan in (self, other))
         if shape != theirs or other.slots > self.slots:
             raise ValueError(
-                f"a plan of (images, rows, size, programs, radius) {theirs} and {other.slots} slots does not fit into "
-                f"one of {shape} and {self.slots}"
+                f"a plan of ({', '.join(names)}) {theirs} and {other.slots} slots does not fit into one of {shape} "
+                f"and {self.slots}"
             )
         self.words.copy_(other.words, non_blocking=True)
 
 
-def make_plan(batch, table, size: int, interpolation: str = "bilinear") -> Plan:
+def make_plan(batch, table, size: int, interpolation: str = "bilinear", clip: bool = False) -> Plan:
     """The plan of `table` over `batch`, on the host; page-locked where there is a GPU.
 
     Reads the columns of the batch, not its pixels. Columns that lie on a device are waited for.
@@ -90,7 +93,7 @@ def make_plan(batch, table, size: int, interpolation: str = "bilinear") -> Plan:
     images, rows, programs = len(batch), len(table), bool(operates.any())
     count = 3 * images + (2 * LONGS + INTS + FLOATS + PROGRAM * programs) * rows
     words = torch.empty(count, dtype=torch.int32, pin_memory=torch.cuda.is_available())
-    plan = Plan(words, images, rows, size, int(mixes.sum()), programs, radius)
+    plan = Plan(words, images, rows, size, int(mixes.sum()), programs, radius, clip)
     longs, ints, floats, program = plan.columns()
     longs[:images] = offset
     longs[images:] = (torch.cat([first, step]) * 2**32).round().flatten()

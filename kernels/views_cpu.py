@@ -27,7 +27,7 @@ from .numba_cache import depends_on
 from .operations import affine_matrices
 from .operations_cpu import operate
 from .reference import FILTER_RADIUS, blur_taps, check_table
-from .resample_cpu import axis_filter, horizontal, vertical
+from .resample_cpu import axis_filter, clipped, horizontal, vertical
 
 TILE = 2048  # pixels: 24 KB of three float32 planes
 ALIGNMENT = 64  # bytes, that of torch
@@ -51,7 +51,15 @@ class Colours(NamedTuple):
 
 
 def views(
-    batch, table, *, size: int, mean, std, dtype: torch.dtype = torch.float32, interpolation: str = "bilinear"
+    batch,
+    table,
+    *,
+    size: int,
+    mean,
+    std,
+    dtype: torch.dtype = torch.float32,
+    interpolation: str = "bilinear",
+    clip: bool = False,
 ) -> Tensor:
     """As `reference.views` (same arguments, result and errors), for a batch on the host and any dtype below float64.
 
@@ -82,6 +90,7 @@ def views(
             *(getattr(batch, name).numpy() for name in ("offset", "height", "width", "row_stride")),
             *(getattr(table, name).numpy() for name in ("box", "extend", "flip")),
             FILTER_RADIUS[interpolation],
+            clip,
             colours,
             blur_taps(size),
             memory.reshape(len(table), view_bytes),
@@ -111,11 +120,13 @@ def _allocate(count: int) -> np.ndarray:
 
 @njit(parallel=True, cache=True, nogil=True)
 @depends_on(colour_cpu, operations, operations_cpu, resample_cpu)
-def _all_views(pixels, offset, height, width, stride, box, extend, flip, radius, colours, taps, out, size, bfloat16):
+def _all_views(
+    pixels, offset, height, width, stride, box, extend, flip, radius, clip, colours, taps, out, size, bfloat16
+):
     images = len(offset)
     copies = len(box) // images
     step = size * max(1, TILE // size)
-    overshoot = radius > 1
+    overshoot = radius > 1 and not clip
     for job in prange(len(box)):
         i = job // copies  # the views of an image one after another, while it is in the cache
         row = job % copies * images + i
@@ -130,7 +141,10 @@ def _all_views(pixels, offset, height, width, stride, box, extend, flip, radius,
         while contrast < 4 and (order[contrast] != CONTRAST or factors[CONTRAST] == ONE):
             contrast += 1
         before, after = order[:contrast], order[contrast:]
-        mean = _first_pass(pixels[offset[i] :], stride[i], y_filter, x_filter, before, factors, planes, step, overshoot)
+        source = pixels[offset[i] :]
+        if clip:
+            clipped(source, stride[i], y_filter, x_filter, planes)
+        mean = _first_pass(source, stride[i], y_filter, x_filter, before, factors, planes, step, overshoot, clip)
         sigma = colours.sigma[row] if taps // 2 < size else ZERO
         whole = sigma > 0 or colours.ops[row].any()  # pixels mix: nothing is finished before all of the view is there
         for begin in range(0, size * size, step):
@@ -164,8 +178,9 @@ event.register("numba:compile", _Announcement())
 
 
 @njit
-def _first_pass(source, stride, y_filter, x_filter, order, factors, planes, step, overshoot):
-    """Crop, resize and the operations in front of contrast. Returns the mean of the grey image that contrast needs."""
+def _first_pass(source, stride, y_filter, x_filter, order, factors, planes, step, overshoot, made):
+    """Crop, resize (unless it is `made`) and the operations in front of contrast. Returns the mean of the grey image
+    that contrast needs."""
     y_first, y_weights = y_filter
     x_first, x_weights = x_filter
     size = len(x_first)
@@ -177,8 +192,9 @@ def _first_pass(source, stride, y_filter, x_filter, order, factors, planes, step
     for start in range(0, size * size, step):
         r, g, b = _tile(planes, start, step)
         row, rows = start // size, len(r) // size
-        vertical(source[3 * begin :], stride, y_first[row : row + rows], y_weights[row : row + rows], lines, pitch)
-        horizontal(lines, pitch, at, x_weights.ravel(), r, g, b)
+        if not made:
+            vertical(source[3 * begin :], stride, y_first[row : row + rows], y_weights[row : row + rows], lines, pitch)
+            horizontal(lines, pitch, at, x_weights.ravel(), r, g, b)
         jitter(r, g, b, order, factors, ZERO, overshoot)
         if len(order) < 4:
             total += grey_sum(r, g, b)

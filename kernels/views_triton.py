@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .colour_triton import TILE, gray_of, jitter, solarized, store
+from .colour_triton import TILE, gray_of, jitter, solarized, store, unit
 from .operations_triton import TABLES, operate
 from .reference import blur_taps
 from .view_plan import Plan, make_plan
@@ -46,6 +46,7 @@ def views(
     std,
     dtype: torch.dtype = torch.float32,
     interpolation: str = "bilinear",
+    clip: bool = False,
     device: torch.device | None = None,
 ) -> Tensor:
     """As `reference.views` (same arguments, result and errors), on a GPU, for any dtype below float64.
@@ -59,7 +60,7 @@ def views(
     device = batch.pixels.device if device is None else device
     if len(batch) == len(table) == 0:
         return torch.empty((0, 3, size, size), dtype=dtype, device=device)
-    plan = make_plan(batch, table, size, interpolation)
+    plan = make_plan(batch, table, size, interpolation, clip)
     if device.type == "cuda" and batch.pixels.device.type == "cpu" and not batch.pixels.is_pinned():
         raise ValueError("a GPU reads pixels on the host only where they are page-locked")
     return launch(batch.pixels, plan.to(device), mean=mean, std=std, dtype=dtype)
@@ -91,6 +92,7 @@ def launch(pixels: Tensor, plan: Plan, *, mean, std, dtype: torch.dtype = torch.
             tuple(float(value) for value in mean),
             tuple(1 / float(value) for value in std),
             plan.radius,
+            plan.clip,
             num_warps=4,
             num_stages=1,
             enable_fp_fusion=True,
@@ -115,6 +117,7 @@ def _views(
     mean,
     scale,
     radius: tl.constexpr,
+    clip: tl.constexpr,
 ):
     row = tl.program_id(0)
     image = row % images
@@ -156,7 +159,7 @@ def _views(
         column = tl.where(flip != 0, size - 1 - column, column)
         y_axis = _axis(y_first + y_step * tl.minimum(y, size - 1), y_step, y_low, y_high, radius)
         x_axis = _axis(x_first + x_step * column, x_step, x_low, x_high, radius)
-        r, g, b = _resample(source, stride, y_axis, x_axis, radius)
+        r, g, b = _resample(source, stride, y_axis, x_axis, radius, clip)
         r, g, b = jitter(r, g, b, order, 0, contrast_at, factors, 0.0)
         if turn <= last:
             grey += tl.where(inside, gray_of(r, g, b), 0.0)
@@ -210,8 +213,8 @@ def _total(axis, radius: tl.constexpr):
 
 
 @triton.jit
-def _resample(source, stride, y_axis, x_axis, radius: tl.constexpr):
-    """Red, green, blue [TILE, TILE] in [0, 1]."""
+def _resample(source, stride, y_axis, x_axis, radius: tl.constexpr, clip: tl.constexpr):
+    """Red, green, blue [TILE, TILE]; in [0, 1], but for what bicubic overshoots without `clip`."""
     y_norm, x_norm = 1.0 / _total(y_axis, radius), 1.0 / (255.0 * _total(x_axis, radius))
     r = tl.zeros([TILE, TILE], tl.float32)
     g, b = r, r
@@ -219,13 +222,34 @@ def _resample(source, stride, y_axis, x_axis, radius: tl.constexpr):
         y, wy = _tap(y_axis, i, radius)
         line = source + y * stride
         wy *= y_norm
-        for j in range(x_axis[3]):
-            x, wx = _tap(x_axis, j, radius)
-            weight = wy * (wx * x_norm)
-            at = line + 3 * x
-            r += weight * tl.load(at).to(tl.float32)
-            g += weight * tl.load(at + 1).to(tl.float32)
-            b += weight * tl.load(at + 2).to(tl.float32)
+        if clip:
+            red, green, blue = _along_line(line, x_axis, x_norm, radius)
+            r, g, b = r + wy * unit(red), g + wy * unit(green), b + wy * unit(blue)
+        else:
+            for j in range(x_axis[3]):
+                x, wx = _tap(x_axis, j, radius)
+                weight = wy * (wx * x_norm)
+                at = line + 3 * x
+                r += weight * tl.load(at).to(tl.float32)
+                g += weight * tl.load(at + 1).to(tl.float32)
+                b += weight * tl.load(at + 2).to(tl.float32)
+    if clip:
+        r, g, b = unit(r), unit(g), unit(b)
+    return r, g, b
+
+
+@triton.jit
+def _along_line(line, x_axis, x_norm, radius: tl.constexpr):
+    """The resampled pixels of one line for each output."""
+    r = tl.zeros([TILE, TILE], tl.float32)
+    g, b = r, r
+    for j in range(x_axis[3]):
+        x, wx = _tap(x_axis, j, radius)
+        weight = wx * x_norm
+        at = line + 3 * x
+        r += weight * tl.load(at).to(tl.float32)
+        g += weight * tl.load(at + 1).to(tl.float32)
+        b += weight * tl.load(at + 2).to(tl.float32)
     return r, g, b
 
 

@@ -45,7 +45,7 @@ def test_convert_and_inspect(fastvarcon, image_folder, tmp_path):
     (image_folder / "ant" / "notes.txt").write_text("x")
     said = fastvarcon("convert", image_folder, out, "--max-resolution", "32", "--quality", "80", "--workers", "2")
     assert "15/15 images" in said and "images/s" in said and "15 images, 3 classes" in said
-    assert "1 files without an image suffix were left out" in said
+    assert "left out: 1 text file\n" in said
     said = fastvarcon("inspect", out)
     assert "15 images, 3 classes" in said and "max_resolution 32" in said and "class 2     cat: 6 images" in said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ class Source(ABC):
     """Index = label."""
     labels: np.ndarray
     """[n] int64."""
-    ignored: int = 0
-    """Files passed over because they are no images."""
+    left_out: Mapping[str, int] = {}
+    """Number of files passed over because they are not images that can be read, by kind: see image_kinds."""
     _cache: Any = None
     """What this process keeps open or in memory to read quickly; another process makes its own."""
 
@@ -74,7 +74,7 @@ class Source(ABC):
 
 class _Selection(Source):
     def __init__(self, source: Source, kept: np.ndarray):
-        self.name, self.classes, self.ignored = source.name, source.classes, source.ignored
+        self.name, self.classes, self.left_out = source.name, source.classes, source.left_out
         self.labels = source.labels[kept]
         self._source = source
         self._kept = kept

@@ -1,11 +1,11 @@
-"""Which kind of data set lies at a path, by the names of its files."""
+"""Which kind of data set is stored at a path: by the names of its files, where those say nothing by their content."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from fastvarcon.data.image_folder import IMAGE_SUFFIXES
+from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, looks_like_image
 from fastvarcon.data_prep.sources import cifar, idx, shards
 from fastvarcon.errors import UserError
 
@@ -61,8 +61,9 @@ def _first_kind_below(folder: Path) -> str | None:
     """By the first file that says something: class folders are large."""
     files, folders = _entries(folder)
     kinds = (_kind_of_file(name) for name in sorted(files))
+    contents = ("folder" for name in sorted(files) if looks_like_image(str(folder / name)))
     below = (_first_kind_below(folder / name) for name in sorted(folders) if not (folder / name).is_symlink())
-    return next((kind for found in (kinds, below) for kind in found if kind), None)
+    return next((kind for found in (kinds, contents, below) for kind in found if kind), None)
 
 
 def _entries(folder: Path) -> tuple[set[str], set[str]]:

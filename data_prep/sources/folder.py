@@ -23,7 +23,7 @@ class FolderSource(Source):
             root = root / split
         folder = scan_image_folder(root)
         self.name = short_name(root)
-        self.classes, self.labels, self.ignored = folder.classes, folder.labels, folder.ignored
+        self.classes, self.labels, self.left_out = folder.classes, folder.labels, folder.left_out
         self._paths = [str(path) for path in folder.paths]  # a million strings pickle much faster than as many paths
 
     def key(self, index: int) -> str:

@@ -15,6 +15,9 @@ import numpy as np
 
 from fastvarcon.errors import UserError
 
+MAX_BYTES = 1_000_000_000
+"""The largest batch of the authors has 155 MB."""
+
 
 def load_plain_pickle(path: Path) -> Any:
     """The object in `path`. The text of Python 2 stays bytes; arrays come as PickledArray.
@@ -23,6 +26,10 @@ def load_plain_pickle(path: Path) -> Any:
         UserError: missing, damaged, or it would run code.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(
+                f"{path} has more than {MAX_BYTES / 1e9:.0f} GB, which no CIFAR batch has: correct the path"
+            )
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): unpack the data set again") from None

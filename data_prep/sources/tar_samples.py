@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastvarcon.data.image_folder import IMAGE_SUFFIXES
+from fastvarcon.data.image_kinds import HEAD, IMAGE_SUFFIXES, TEXT, kind_of
 from fastvarcon.data_prep.sources.base import map_bytes
 from fastvarcon.errors import UserError
 
@@ -33,8 +34,8 @@ class TarSamples:
     sizes: list[int] = field(default_factory=list)
     """Bytes."""
     labels: list[int] = field(default_factory=list)
-    ignored: int = 0
-    """Members that belong to no sample."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Number of members that belong to no sample, by kind: see image_kinds."""
 
 
 class _Part(NamedTuple):
@@ -44,6 +45,9 @@ class _Part(NamedTuple):
 
     def of(self, content: np.ndarray) -> bytes:
         return content[self.offset : self.offset + self.size].tobytes()
+
+    def kind(self, content: np.ndarray) -> tuple[str, bool]:
+        return kind_of(content[self.offset : self.offset + min(self.size, HEAD)].tobytes(), self.member)
 
 
 def list_samples(path: Path) -> TarSamples:
@@ -62,7 +66,8 @@ def list_samples(path: Path) -> TarSamples:
     for member in _members(path, content):
         name = MEMBER_NAME.fullmatch(member.name)
         if name is None:
-            listed.ignored += 1
+            kind, readable = _Part(member.name, member.offset_data, member.size).kind(content)
+            listed.left_out["" if readable else kind] += 1
             continue
         parts = samples.setdefault(name["key"], {})
         if name["field"].lower() in parts:
@@ -70,8 +75,11 @@ def list_samples(path: Path) -> TarSamples:
         parts[name["field"].lower()] = _Part(member.name, member.offset_data, member.size)
     for key, parts in samples.items():
         images = [part for name, part in parts.items() if f".{name}" in IMAGE_SUFFIXES]
-        if not images and "cls" not in parts:
-            listed.ignored += len(parts)
+        if not images:
+            kinds = {name: part.kind(content) for name, part in parts.items()}
+            images = [parts[name] for name, (_, readable) in kinds.items() if readable]
+        if not images and ("cls" not in parts or any(kind != TEXT for kind, _ in kinds.values())):
+            listed.left_out.update(kind for name, (kind, _) in kinds.items() if name != "cls")
             continue
         if len(images) != 1:
             raise UserError(f"{path} sample {key} has {len(images)} images ({', '.join(parts)}): a sample needs one")

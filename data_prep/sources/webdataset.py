@@ -8,11 +8,13 @@ shards; where there is neither, classes are numbers.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from fastvarcon.data.decode import ImageError
+from fastvarcon.data.decode import ImageError, check_size
+from fastvarcon.data.image_kinds import listed
 from fastvarcon.data_prep.sources.base import Source, class_names, map_bytes, short_name
 from fastvarcon.data_prep.sources.shards import find_shards
 from fastvarcon.data_prep.sources.tar_samples import list_samples
@@ -35,15 +37,16 @@ class WebdatasetSource(Source):
         self.name = short_name(path)
         self._files, self._names = find_shards(path, split, SUFFIXES)
         shards = [list_samples(file) for file in self._files]
-        self.ignored = sum(shard.ignored for shard in shards)
+        self.left_out = sum((shard.left_out for shard in shards), Counter())
         self._starts = np.cumsum([0, *(len(shard.members) for shard in shards)])
         self._members = [name for shard in shards for name in shard.members]
         self._offsets = np.asarray([offset for shard in shards for offset in shard.offsets], dtype=np.int64)
         self._sizes = np.asarray([size for shard in shards for size in shard.sizes], dtype=np.int64)
         self.labels = np.asarray([label for shard in shards for label in shard.labels], dtype=np.int64)
         if len(self.labels) == 0:
+            found = f", only {listed(self.left_out)}" if self.left_out else ""
             raise UserError(
-                f"{path} holds no samples: the members of a shard are named KEY.jpg and KEY.cls or KEY.json"
+                f"{path} holds no samples{found}: the members of a shard are named KEY.jpg and KEY.cls or KEY.json"
             )
         self.classes = class_names(self.labels, _listed_classes(self._files[0].parent), self.key)
 
@@ -59,6 +62,7 @@ class WebdatasetSource(Source):
         except UserError as error:
             raise ImageError(f"{self.key(index)}: {error}") from None
         start, size = int(self._offsets[index]), int(self._sizes[index])
+        check_size(size, self.key(index))
         content = cached[1][start : start + size].tobytes()
         if len(content) != size:
             raise ImageError(f"{self.key(index)}: the shard has become shorter")

@@ -62,6 +62,16 @@ def convert(
             "decode: by decoding all of it, which takes three times as long."
         ),
     ] = None,
+    background: Annotated[
+        str, arg(metavar="COLOUR", help="What shows through transparent pixels: a colour name or #rrggbb.")
+    ] = "white",
+    depth: Annotated[
+        int | None,
+        arg(
+            metavar="BITS",
+            help="Bits in use of images that store 16 a sample and do not say it, 8-16; many cameras use 10, 12 or 14.",
+        ),
+    ] = None,
     format: Annotated[
         Literal["beton", "tar"], arg(help="beton: one file. tar: WebDataset shards with DALI's index.")
     ] = "beton",
@@ -88,6 +98,7 @@ def convert(
     ] = False,
 ) -> None:
     """Convert labelled images, once, into the file that training reads. If interrupted, the same command resumes it."""
+    from fastvarcon.data.image_kinds import listed
     from fastvarcon.data_prep.convert import TAR_SHARD_SIZE, part_of
     from fastvarcon.data_prep.convert import convert as run
     from fastvarcon.data_prep.encode import PRESETS, EncodeSettings
@@ -105,6 +116,7 @@ def convert(
         if settings.mode != "keep":
             raise UserError("--check belongs to --mode keep: what is re-encoded has been decoded, leave it out")
         settings = dataclasses.replace(settings, check=check)
+    settings = dataclasses.replace(settings, background=background, depth=depth)
     settings.validate()
     if workers < 0:
         raise UserError(f"--workers must be 0 (one per core) or more, got {workers}")
@@ -139,8 +151,10 @@ def convert(
     )
     if settings.mode == "keep" and settings.check == "frame":
         print(f"JPEGs were kept without decoding them: `fastvarcon verify {done.path}` proves each of them sound")
-    if images.ignored:
-        print(f"{images.ignored:,} files without an image suffix were left out")
+    for remark in done.remarks:
+        print(remark)
+    if images.left_out:
+        print(f"left out: {listed(images.left_out)}")
     if done.skipped:
         print(f"{len(done.skipped):,} broken files were skipped; they are listed in {done.skipped_list}:")
         shown = [f"  {message}" for message in done.skipped[:10]] + ["  ..."] * (len(done.skipped) > 10)

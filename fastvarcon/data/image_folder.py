@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, LOOSE, kind_of_file, listed
 from fastvarcon.errors import UserError
-
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
-
 
 SPLIT_NAMES = frozenset(("train", "val", "valid", "validation", "test", "eval"))
 
@@ -23,8 +22,8 @@ class ImageFolder:
     paths: list[Path]
     labels: np.ndarray
     """[n] int64, index into `classes`."""
-    ignored: int
-    """Files passed over because their suffix is not that of an image."""
+    left_out: Counter[str]
+    """Number of files passed over because they are not images that can be read, by kind: see image_kinds."""
 
     def first_per_class(self, count: int) -> ImageFolder:
         """The same classes with at most `count` images each, the first ones in path order."""
@@ -34,7 +33,7 @@ class ImageFolder:
             if seen[label] < count:
                 seen[label] += 1
                 kept.append(index)
-        return ImageFolder(self.root, self.classes, [self.paths[i] for i in kept], self.labels[kept], self.ignored)
+        return ImageFolder(self.root, self.classes, [self.paths[i] for i in kept], self.labels[kept], self.left_out)
 
 
 def scan_image_folder(root: Path) -> ImageFolder:
@@ -56,16 +55,16 @@ def scan_image_folder(root: Path) -> ImageFolder:
         )
     paths: list[Path] = []
     labels: list[int] = []
-    ignored = loose
+    left_out = Counter({LOOSE: loose} if loose else {})
     for label, name in enumerate(classes):
         images, others = _images_below(root / name)
         if not images:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise UserError(f"class folder {root / name} has no images ({suffixes}): remove it or fill it")
+            found = f", only {listed(others)}" if others else ""
+            raise UserError(f"class folder {root / name} has no images that can be read{found}: remove it or fill it")
         paths += images
         labels += [label] * len(images)
-        ignored += others
-    return ImageFolder(root, classes, paths, np.asarray(labels, dtype=np.int64), ignored)
+        left_out += others
+    return ImageFolder(root, classes, paths, np.asarray(labels, dtype=np.int64), left_out)
 
 
 def _class_folders(root: Path) -> tuple[list[str], int]:
@@ -81,14 +80,14 @@ def _class_folders(root: Path) -> tuple[list[str], int]:
     return classes, len(entries) - len(classes)
 
 
-def _images_below(folder: Path) -> tuple[list[Path], int]:
-    """Sorted image files at any depth, and the number of other files. Hidden entries are passed over."""
+def _images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Sorted image files at any depth, and the number of other files by kind. Hidden entries are passed over."""
 
     def fail(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror})")
 
     images: list[Path] = []
-    others = 0
+    others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         status = os.stat(parent)
@@ -100,8 +99,10 @@ def _images_below(folder: Path) -> tuple[list[Path], int]:
         for name in names:
             if name.startswith("."):
                 continue
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            usual = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+            kind, readable = ("", True) if usual else kind_of_file(os.path.join(parent, name))
+            if readable:
                 images.append(Path(parent, name))
             else:
-                others += 1
+                others[kind] += 1
     return sorted(images), others

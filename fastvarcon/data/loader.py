@@ -45,7 +45,8 @@ class ViewSpec:
     """Policy "eval" only: pixels of the shorter side before the centre crop."""
     dtype: torch.dtype = torch.float32
     interpolation: str = "bilinear"
-    """Or "bicubic"."""
+    """Or "bicubic", which overshoots at edges. Policy "eval" clips it to [0, 1] as PIL does, with whose images networks
+    are evaluated; training leaves it, as torchvision does on float tensors."""
 
     def table(self, batch: ImageBatch, seed: int, epoch: int) -> augment.ViewTable:
         """Parameters of all views of a batch, whose sizes and ids are on the host."""
@@ -71,6 +72,7 @@ class ViewSpec:
             std=self.std,
             dtype=self.dtype,
             interpolation=self.interpolation,
+            clip=self.policy == augment.EVAL and self.interpolation != "bilinear",
         )
 
 

@@ -25,7 +25,7 @@ class Corrupted:
     def __init__(self, inner: Backend, corruption: str, severity: int, seed: int, data: DataConfig, workers: int):
         find(corruption)
         self._inner, self._corruption, self._severity, self._seed = inner, corruption, severity, seed
-        self._size, self._resize = data.size, data.eval_resize
+        self._size, self._resize, self._filter = data.size, data.eval_resize, data.interpolation
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fastvarcon-corrupt")
         self.name = f"{inner.name}, {corruption} {severity}"
         self.classes, self.labels, self.sizes = inner.classes, inner.labels, inner.sizes
@@ -41,7 +41,7 @@ class Corrupted:
         clean = self._inner.fetch(ids)
 
         def work(row: int) -> np.ndarray:
-            view = evaluation_crop(clean.image(row).numpy(), self._resize, self._size)
+            view = evaluation_crop(clean.image(row).numpy(), self._resize, self._size, self._filter)
             return corrupt(view, self._corruption, self._severity, self._seed, int(ids[row]))
 
         images = list(self._pool.map(work, range(len(ids))))
@@ -55,13 +55,13 @@ class Corrupted:
         self._inner.close()
 
 
-def evaluation_crop(pixels: np.ndarray, resize: int, size: int) -> np.ndarray:
+def evaluation_crop(pixels: np.ndarray, resize: int, size: int, interpolation: str = "bilinear") -> np.ndarray:
     """Shorter side to `resize`, centre [size, size], in PIL: the corruptions are defined on 8-bit views."""
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     if shorter != resize:
         scaled = (width * resize // shorter, height * resize // shorter)
-        pixels = np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling.BILINEAR))
+        pixels = np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling[interpolation.upper()]))
     top, left = ((side - size) // 2 for side in pixels.shape[:2])
     return pixels[top : top + size, left : left + size]
 

@@ -163,7 +163,8 @@ class Extractor:
         plain = order.images.corruption is None and order.images.policy == "eval"
         if self._cache is None or order.target != self._main or order.target.kind == "pixels" or not plain:
             return None
-        recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{eval_spec(order.data)}"
+        clipped = "|clipped" * (order.data.interpolation != "bilinear")  # earlier versions did not
+        recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{eval_spec(order.data)}{clipped}"
         self._cache.mkdir(parents=True, exist_ok=True)
         for other in self._cache.glob("*.safetensors"):
             if not other.name.startswith(digest[:16]):  # of an earlier encoder: nobody will ask for it again

@@ -348,6 +348,9 @@ def test_tar_holds_no_raw_pixels(image_folder, tmp_path):
         (["--format", "tar", "--shard-size", "0MB"], "--shard-size takes a size"),
         (["--format", "tar", "--mode", "raw"], "--format tar holds JPEG images"),
         (["--check", "decode"], "--check belongs to --mode keep"),
+        (["--background", "whitish"], "--background whitish is not a colour: give a name, as white, or #rrggbb"),
+        (["--depth", "7"], "--depth must lie between 8 and 16 bits, got 7"),
+        (["--depth", "17"], "--depth must lie between 8 and 16 bits, got 17"),
         (["--workers", "-1"], "--workers must be 0"),
         (["--per-class", "0"], "--per-class must be at least 1"),
     ],
@@ -358,6 +361,52 @@ def test_flags_that_do_not_fit(image_folder, tmp_path, monkeypatch, capsys, flag
         cli.main()
     assert stop.value.code == 2 and message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["images"]
+
+
+def said_by_convert(monkeypatch, capsys, *args) -> list[str]:
+    monkeypatch.setattr(sys, "argv", ["fastvarcon", "convert", *map(str, args)])
+    cli.main()
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def icons(tmp_path):
+    """Black squares on nothing."""
+    for name in ("a", "b"):
+        (tmp_path / "icons" / name).mkdir(parents=True)
+        for number in range(3):
+            image = Image.new("RGBA", (16, 16))
+            image.paste((0, 0, 0, 255), (4, 4, 8 + number, 12))
+            image.save(tmp_path / "icons" / name / f"{number}.png")
+    return tmp_path / "icons"
+
+
+@pytest.mark.parametrize(("flags", "shade"), [((), 255), (("--background", "#808080"), 128)])
+def test_transparent_pixels_are_said_once(icons, tmp_path, monkeypatch, capsys, flags, shade):
+    said = said_by_convert(monkeypatch, capsys, icons, tmp_path / "a.beton", "--mode", "raw", *flags)
+    assert sum(line.startswith("6 images have transparent pixels: they were laid on") for line in said) == 1
+    file = Beton(tmp_path / "a.beton")
+    assert {value for index in range(6) for value in bytes(file.record(index))} == {0, shade}
+
+
+def test_dark_sixteen_bits_are_warned_of_with_the_depth_that_helps(tmp_path, monkeypatch, capsys, rng):
+    for name in ("a", "b"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in range(2):
+            values = rng.integers(0, 4000, (16, 16)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / "scans" / name / f"{number}.png")
+    args = (tmp_path / "scans", tmp_path / "a.beton", "--mode", "raw")
+    (warning,) = (line for line in said_by_convert(monkeypatch, capsys, *args) if line.startswith("warning"))
+    assert "of 4 images of 16 bits is 3,9" in warning and warning.endswith("convert again with --depth 12")
+    said = said_by_convert(monkeypatch, capsys, *args, "--depth", "12")
+    assert not any("warning" in line for line in said)
+    assert max(bytes(Beton(tmp_path / "a.beton").record(0))) > 240
+
+
+@pytest.mark.parametrize("flags", [("--depth", "12"), ("--background", "black")])
+def test_flags_that_change_no_image_are_said(image_folder, tmp_path, monkeypatch, capsys, flags):
+    said = said_by_convert(monkeypatch, capsys, image_folder, tmp_path / "a.beton", *flags)
+    assert sum(line.startswith(f"warning: {' '.join(flags)} changed nothing: no image has") for line in said) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from fastvarcon.data.batch import ImageBatch
 
 VARIANTS = {"bfloat16": {}, "bfloat16 blur": {"sigma": 1.0}, "float16 blur": {"sigma": 1.0}, "float32": {}}
 VARIANTS |= {"bfloat16 bicubic": {"interpolation": "bicubic"}, "bfloat16 operations": {"op": 1}}
+VARIANTS |= {"bfloat16 clipped": {"interpolation": "bicubic", "clip": True}}
 SIZES = (1, 15, 16, 31, 32, 33, 160, 176, 192, 208, 223, 224)
 
 
@@ -19,7 +20,7 @@ def launches():
     """For aot.py: the variants, then bfloat16 over sizes, batch sizes and addresses of any divisibility."""
     from fastvarcon.kernels import views_triton
 
-    def launch(images: int, size: int, dtype=torch.bfloat16, address=0, sigma=0.0, op=0, interpolation="bilinear"):
+    def launch(images: int, size: int, dtype=torch.bfloat16, address=0, sigma=0.0, op=0, **resize):
         side, ids = np.full(images, 40), np.arange(images)
         table = view_params("simaugment", 0, 0, ids, 0, heights=side, widths=side)
         table = dataclasses.replace(
@@ -28,7 +29,7 @@ def launches():
         buffer = torch.zeros(address + images * 40 * 40 * 3, dtype=torch.uint8)
         batch = ImageBatch.empty(side, side, ids, ids, lambda _: buffer[address:])
         normalise = {"mean": (0, 0.5, 1), "std": (1, 1, 0.5)}
-        views_triton.views(batch, table, size=size, **normalise, dtype=dtype, interpolation=interpolation)
+        views_triton.views(batch, table, size=size, **normalise, dtype=dtype, **resize)
 
     for name, options in VARIANTS.items():
         yield name, lambda name=name, options=options: launch(4, 32, getattr(torch, name.split()[0]), **options)

@@ -12,6 +12,7 @@ from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.decode import ImageError, decode_rgb
 from fastvarcon.data.image_folder import scan_image_folder
+from fastvarcon.data.image_kinds import refuse_left_out
 
 
 class FolderBackend:
@@ -19,6 +20,7 @@ class FolderBackend:
 
     def __init__(self, path: Path, options: BackendOptions):
         folder = scan_image_folder(path)
+        refuse_left_out(path, folder.left_out, "move them elsewhere")
         self.classes = folder.classes
         self.labels = folder.labels
         self._paths = folder.paths

@@ -131,6 +131,7 @@ def change(folder, name, **entries):
     ("damage", "message"),
     [
         (lambda folder: (folder / "data_batch_4").unlink(), "data_batch_4 cannot be read .No such file"),
+        (lambda folder: os.truncate(folder / "data_batch_4", 2 << 30), "data_batch_4 has more than 1 GB"),
         (lambda folder: (folder / "batches.meta").unlink(), "no unpacked CIFAR"),
         (
             lambda folder: change(folder, "batches.meta", label_names=["a"]),

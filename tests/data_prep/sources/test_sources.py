@@ -14,6 +14,7 @@ from PIL import Image
 
 from fastvarcon.data.decode import ImageError, decode_rgb
 from fastvarcon.data.image_folder import scan_image_folder
+from fastvarcon.data.image_kinds import TEXT
 from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
@@ -102,7 +103,7 @@ def keys(source) -> list[str]:
 
 def test_every_kind_holds_the_same_images(root, kind):
     source = open_train(root)
-    assert source.name == "data" and source.classes == ["0", "1", "2"] and source.ignored == 0
+    assert source.name == "data" and source.classes == ["0", "1", "2"] and not source.left_out
     assert source.labels.dtype == np.int64 and len(source) == COUNT and len(set(keys(source))) == COUNT
     order = np.argsort(LABELS, kind="stable") if kind == "folder" else np.arange(COUNT)
     assert values(source) == order.tolist() and source.labels.tolist() == [LABELS[i] for i in order]
@@ -161,7 +162,9 @@ def test_folders_are_those_of_the_scanner(image_folder):
         scanned.paths[0]
     )
     assert (
-        source.labels.tolist() == scanned.labels.tolist() and source.classes == scanned.classes and source.ignored == 1
+        source.labels.tolist() == scanned.labels.tolist()
+        and source.classes == scanned.classes
+        and source.left_out == {TEXT: 1}
     )
 
 

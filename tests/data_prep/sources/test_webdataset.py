@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastvarcon.data.decode import ImageError, decode_rgb
+from fastvarcon.data.image_kinds import TEXT
 from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
@@ -53,7 +54,7 @@ def test_long_and_foreign_names_in_every_format(tmp_path, form):
         members |= {f"{name}.png": png(label), f"{name}.cls": b"%d\n" % label, f"{name}.txt": b"a caption"}
     source = open_source(write_tar(tmp_path / "a.tar", members, form))
     assert shades(source) == source.labels.tolist() == [0, 1, 2] and source.classes == ["0", "1", "2"]
-    assert source.key(1) == f"a.tar member {folder}/Größe 日.png" and source.ignored == 0
+    assert source.key(1) == f"a.tar member {folder}/Größe 日.png" and not source.left_out
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_other_members_are_left_alone(tmp_path):
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
     source = open_source(path)
-    assert shades(source) == [0, 1] and source.ignored == 3
+    assert shades(source) == [0, 1] and source.left_out == {TEXT: 3}
 
 
 @pytest.mark.parametrize(
