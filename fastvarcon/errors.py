@@ -17,6 +17,12 @@ class UserError(ValueError):
     """
 
 
+def reason(error: BaseException) -> str:
+    """What a message says of another program's error: on one line, and never nothing."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
 def _leave(number: int, _frame: object) -> None:
     """Turn a request to terminate into an exception, so that half-written files are removed on the way out."""
     raise SystemExit(128 + number)

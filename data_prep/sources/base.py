@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastvarcon.data.beton import MAX_UNNAMED_CLASSES, UNLABELLED
-from fastvarcon.errors import UserError
+from fastvarcon.data.class_names import check_names, splits_among
+from fastvarcon.errors import UserError, reason
 
 
 class Source(ABC):
@@ -100,16 +101,17 @@ def map_bytes(path: Path) -> np.ndarray:
     try:
         return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): fetch it again") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): fetch it again") from None
     except ValueError:
         raise UserError(f"{path} is empty: fetch it again") from None
 
 
-def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int], str]) -> list[str]:
-    """`names`, or where there are none the numbers from 0 to the largest label.
+def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int], str], where: object) -> list[str]:
+    """`names` by the rule for all sources, or where there are none the numbers from 0 to the largest label.
 
     Raises:
-        UserError: an image whose label lies outside; `key` names it.
+        UserError: an image whose label lies outside, `key` names it; names that are none, or those of splits: `where`
+            has them.
     """
     limit = MAX_UNNAMED_CLASSES if names is None else len(names)
     outside = (labels < 0) | (labels >= limit)
@@ -119,4 +121,12 @@ def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int]
         if label == UNLABELLED:
             raise UserError(f"{key(index)} has label -1, which means unlabelled: choose a split that has labels")
         raise UserError(f"{key(index)} has label {label}, outside 0 to {limit - 1}: correct the labels or their names")
-    return [str(label) for label in range(int(labels.max(initial=-1)) + 1)] if names is None else names
+    if names is None:
+        return [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
+    checked = check_names(names, where)
+    splits = splits_among(checked)
+    if splits:
+        raise UserError(
+            f"{where} has classes named {', '.join(splits)}, which are splits: give the labels of the images"
+        )
+    return checked

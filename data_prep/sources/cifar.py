@@ -74,7 +74,9 @@ class CifarSource(Source):
             labels.append(batch_labels)
         self._starts = np.cumsum([0, *map(len, labels)])
         self.labels = np.concatenate(labels)
-        self.classes = class_names(self.labels, _load_names(root / layout.meta, layout.names[column]), self.key)
+        self.classes = class_names(
+            self.labels, _load_names(root / layout.meta, layout.names[column]), self.key, root / layout.meta
+        )
 
     def key(self, index: int) -> str:
         batch, row = self._locate(index)

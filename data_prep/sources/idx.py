@@ -49,7 +49,7 @@ class IdxSource(Source):
             )
         self._cache = images
         self.labels = labels.astype(np.int64)
-        self.classes = class_names(self.labels, None, self.key)
+        self.classes = class_names(self.labels, None, self.key, path)
 
     def key(self, index: int) -> str:
         return f"{self._path.name} image {index}"

@@ -45,7 +45,7 @@ class WebdatasetSource(Source):
             raise UserError(
                 f"{path} holds no samples: the members of a shard are named KEY.jpg and KEY.cls or KEY.json"
             )
-        self.classes = class_names(self.labels, _listed_classes(self._files[0].parent), self.key)
+        self.classes = class_names(self.labels, _listed_classes(self._files[0].parent), self.key, self._files[0].parent)
 
     def key(self, index: int) -> str:
         return f"{self._names[self._shard(index)]} member {self._members[index]}"

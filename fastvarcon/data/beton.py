@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvarcon.errors import UserError
+from fastvarcon.data.class_names import names_in_file
+from fastvarcon.errors import UserError, reason
 
 VERSION = 2
 JPG, RAW = 0, 1
@@ -107,7 +108,7 @@ class Beton:
                 "or read it directly with --data.backend folder"
             ) from None
         except OSError as error:
-            raise BetonError(f"{self.path} cannot be read ({error.strerror or error})") from None
+            raise BetonError(f"{self.path} cannot be read ({reason(error)})") from None
         except ValueError:
             raise BetonError(f"{self.path} is not a .beton file: it is empty") from None
         self._bytes = self._map.view(np.ndarray)
@@ -248,7 +249,7 @@ class Beton:
             raise self._fail("the class list is damaged")
         try:
             self.extra = json.loads(block.tobytes())
-            classes = self.extra["classes"]
+            names = names_in_file(self.extra["classes"])
             whole = self.extra.get("num_samples", self._num_samples) == self._num_samples
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._fail("the class list is damaged") from None
@@ -257,9 +258,9 @@ class Beton:
                 f"it was written with {self.extra['num_samples']} samples, its header says {self._num_samples}"
             )
         shard = self.extra.get("shard", [1, 1])
-        listed = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        if not listed or not (isinstance(shard, list) and [type(part) for part in shard] == [int, int]):
+        if names is None or not (isinstance(shard, list) and [type(part) for part in shard] == [int, int]):
             raise self._fail("the class list is damaged")
+        self.extra["classes"] = names
 
     def _read_hashes(self) -> None:
         self.hashes = None
