@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastvarcon.data.decode import ImageError
 from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.encode import EncodeSettings, encode
+from fastvarcon.data_prep.journal import FileState
 from fastvarcon.data_prep.record import Record
 from fastvarcon.data_prep.sources import Source
+from fastvarcon.data_prep.sources.base import file_state
 from fastvarcon.errors import UserError
 
 if TYPE_CHECKING:  # the first is not on every system
@@ -36,8 +38,14 @@ CHUNK = 32  # images of a task: amortises the trip between processes, and bounds
 AHEAD = 2  # tasks a worker has at a time: the next one is there when it has done one
 WAITING = 3  # tasks per worker that are under way or wait for an earlier one: memory holds their images
 
-Encoded = tuple[Record, int] | str
-"""A record with its content hash, or the message about an image that is broken."""
+
+class Encoded(NamedTuple):
+    """What became of one image."""
+
+    result: tuple[Record, int] | str
+    """A record with its content hash, or the message about an image that is broken."""
+    state: FileState
+    """Of its file, before it was read."""
 
 
 class WorkerDied(Exception):
@@ -90,11 +98,12 @@ def _by_threads(source: Source, chunks: list[range], settings: EncodeSettings, w
 def _encode_chunk(source: Source | _Files, samples: range, settings: EncodeSettings) -> list[Encoded]:
     results: list[Encoded] = []
     for index in samples:
+        state = source.state(index)
         try:
             record = encode(source.read(index), source.key(index), settings)
-            results.append((record, content_hash(record.payload)))
+            results.append(Encoded((record, content_hash(record.payload)), state))
         except ImageError as error:
-            results.append(str(error))
+            results.append(Encoded(str(error), state))
     return results
 
 
@@ -109,6 +118,9 @@ class _Files:
 
     def read(self, index: int) -> Path:
         return Path(self.paths[index])
+
+    def state(self, index: int) -> FileState:
+        return file_state(self.paths[index])
 
 
 def _files_of(source: Source, samples: range) -> _Files:

@@ -33,19 +33,24 @@ def exits_cleanly(main: Callable) -> Callable:
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from fastvarcon import terminal  # which raises UserError
+
         signal.signal(signal.SIGTERM, _leave)
+        terminal.prepare_terminal()
         try:
-            return main(*args, **kwargs)
+            with terminal.delivered_output():
+                return main(*args, **kwargs)
         except UserError as error:
             rank = os.environ.get("RANK", "0")
             where = "" if rank == "0" else f" on rank {rank}"
-            print(f"error{where}: {error}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+            print(terminal.printable(f"error{where}: {error}"), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         except BrokenPipeError:  # the reader of our output, `head` say, has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             raise SystemExit(130) from None
+        finally:
+            terminal.drop_output()
 
     return wrapped

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastvarcon.data.beton import MAX_UNNAMED_CLASSES, UNLABELLED
 from fastvarcon.data.class_names import check_names, splits_among
+from fastvarcon.data_prep.journal import FileState
 from fastvarcon.errors import UserError, reason
 
 
@@ -46,6 +47,13 @@ class Source(ABC):
         Raises:
             ImageError: this image cannot be read; names `key(index)`. What the bytes decode to is not checked here.
         """
+
+    def state(self, index: int) -> FileState:
+        """Of the file that holds the image: a conversion that is resumed reads again what has changed.
+
+        Of a file that holds many images it is the state in which it was opened. Here: there is no file.
+        """
+        return 0, 0
 
     def first_per_class(self, count: int) -> Source:
         """The same classes with at most `count` images each, the first ones in order."""
@@ -85,6 +93,18 @@ class _Selection(Source):
 
     def read(self, index: int) -> Path | bytes | np.ndarray:
         return self._source.read(int(self._kept[index]))
+
+    def state(self, index: int) -> FileState:
+        return self._source.state(int(self._kept[index]))
+
+
+def file_state(path: Path | str) -> FileState:
+    """Size in bytes, and time of the last change in nanoseconds; (-1, 0) where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def short_name(path: Path) -> str:

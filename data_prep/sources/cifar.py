@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data_prep.sources.base import Source, class_names, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, short_name
 from fastvarcon.data_prep.sources.plain_pickle import PickledArray, load_plain_pickle
 from fastvarcon.errors import UserError
 
@@ -66,6 +67,7 @@ class CifarSource(Source):
             raise UserError(f"{root} has no labels {column}: choose --label-column from {', '.join(layout.names)}")
         self.name = short_name(root)
         self._paths = [root / name for name in layout.splits[split]]
+        self._states = [file_state(path) for path in self._paths]
         self._cache: dict[int, np.ndarray] = {}
         labels = []
         for batch, path in enumerate(self._paths):
@@ -95,6 +97,9 @@ class CifarSource(Source):
         if row >= len(self._cache[batch]):
             raise ImageError(f"{self.key(index)}: the file has become shorter")
         return np.ascontiguousarray(self._cache[batch][row].reshape(3, SIDE, SIDE).transpose(1, 2, 0))
+
+    def state(self, index: int) -> FileState:
+        return self._states[self._locate(index)[0]]
 
     def _locate(self, index: int) -> tuple[int, int]:
         batch = int(np.searchsorted(self._starts, index, side="right")) - 1

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data_prep.sources.base import Source, class_names, map_bytes, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, map_bytes, short_name
 from fastvarcon.data_prep.sources.shards import choose_split
 from fastvarcon.errors import UserError
 
@@ -36,6 +37,7 @@ class IdxSource(Source):
     def __init__(self, path: Path, split: str | None):
         self._path, labels_path = _find_pair(path, split)
         self.name = short_name(path)
+        self._state = file_state(self._path)
         images, labels = _load(self._path), _load(labels_path)
         coloured = images.ndim == 4 and images.shape[3] == 3
         if not (images.ndim == 3 or coloured):
@@ -64,6 +66,9 @@ class IdxSource(Source):
         if index >= len(self._cache):
             raise ImageError(f"{self.key(index)}: the file has become shorter")
         return np.array(self._cache[index])
+
+    def state(self, index: int) -> FileState:
+        return self._state
 
 
 def _find_pair(path: Path, split: str | None) -> tuple[Path, Path]:

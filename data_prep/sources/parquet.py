@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from fastvarcon.data.class_names import one_spelling
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data_prep.sources.base import Source, class_names, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, short_name
 from fastvarcon.data_prep.sources.parquet_columns import (
     choose_image_column,
     choose_label_column,
@@ -37,6 +38,7 @@ class ParquetSource(Source):
     def __init__(self, path: Path, split: str | None, image_column: str | None, label_column: str | None):
         self.name = short_name(path)
         self._files, self._names = find_shards(path, split, (".parquet",))
+        self._states = [file_state(file) for file in self._files]
         self._groups: list[tuple[int, int, int]] = []
         """Row groups of all files: the file, its row group, the row of the file with which that begins."""
         starts, labels = [0], []
@@ -80,6 +82,9 @@ class ParquetSource(Source):
         if content is None:
             raise ImageError(f"{self.key(index)}: no image, or only the path of one")
         return content
+
+    def state(self, index: int) -> FileState:
+        return self._states[self._groups[self._slot(index)][0]]
 
     def _slot(self, index: int) -> int:
         return int(np.searchsorted(self._starts, index, side="right")) - 1

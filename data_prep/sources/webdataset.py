@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data_prep.sources.base import Source, class_names, map_bytes, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, map_bytes, short_name
 from fastvarcon.data_prep.sources.shards import find_shards
 from fastvarcon.data_prep.sources.tar_samples import list_samples
 from fastvarcon.errors import UserError
@@ -34,6 +35,7 @@ class WebdatasetSource(Source):
     def __init__(self, path: Path, split: str | None):
         self.name = short_name(path)
         self._files, self._names = find_shards(path, split, SUFFIXES)
+        self._states = [file_state(file) for file in self._files]
         shards = [list_samples(file) for file in self._files]
         self.ignored = sum(shard.ignored for shard in shards)
         self._starts = np.cumsum([0, *(len(shard.members) for shard in shards)])
@@ -63,6 +65,9 @@ class WebdatasetSource(Source):
         if len(content) != size:
             raise ImageError(f"{self.key(index)}: the shard has become shorter")
         return content
+
+    def state(self, index: int) -> FileState:
+        return self._states[self._shard(index)]
 
     def _shard(self, index: int) -> int:
         return int(np.searchsorted(self._starts, index, side="right")) - 1

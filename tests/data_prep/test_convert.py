@@ -18,7 +18,7 @@ from fastvarcon.data_prep.beton_writer import MIN_PAGE_SIZE, BetonWriter
 from fastvarcon.data_prep.convert import convert, part_of
 from fastvarcon.data_prep.encode import EncodeSettings
 from fastvarcon.data_prep.record import Record
-from fastvarcon.data_prep.sources import open_source
+from fastvarcon.data_prep.sources import Source, open_source
 from fastvarcon.errors import UserError
 
 
@@ -169,11 +169,34 @@ def test_hidden_folders_are_passed_over(image_folder):
     assert len(scan_image_folder(image_folder).paths) == 15
 
 
+def test_names_with_control_characters_are_spelled_out(image_folder, tmp_path, monkeypatch, capsys):
+    (image_folder / "ant" / "a\n\x1b[31mb.png").write_bytes(b"broken")
+    argv = ["fastvarcon", "convert", str(image_folder), str(tmp_path / "a.beton")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and r"ant/a\n\x1b[31mb.png" in said.err
+    monkeypatch.setattr(sys, "argv", [*argv, "--on-error", "skip"])
+    cli.main()
+    listed = (tmp_path / "a.beton.skipped.txt").read_text()
+    assert listed.count("\n") == 1 and r"ant/a\n\x1b[31mb.png: not an image" in listed
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.beton.skipped.txt", "a.beton.journal", "a.beton.partial"])
+def test_a_folder_in_the_place_of_a_file_is_named(image_folder, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=name):
+        run(image_folder, tmp_path / "a.beton")
+    assert (tmp_path / name).is_dir() and not (tmp_path / "a.beton").exists()
+
+
 def test_broken_file_whose_name_is_no_text_is_listed(image_folder, tmp_path):
     with open(os.fsencode(image_folder) + b"/ant/b\xff.png", "wb") as file:
         file.write(b"broken")
     assert len(run(image_folder, tmp_path / "a.beton", on_error="skip")) == 15
-    assert b"b\xff.png" in (tmp_path / "a.beton.skipped.txt").read_bytes()
+    assert r"b\xff.png: " in (tmp_path / "a.beton.skipped.txt").read_text()
 
 
 def test_workers_end_with_a_killed_conversion(image_folder, tmp_path):
@@ -182,7 +205,7 @@ def test_workers_end_with_a_killed_conversion(image_folder, tmp_path):
         shutil.copy(image_folder / "ant" / "0.jpg", image_folder / "ant" / f"more{index}.jpg")
     code = (
         "import sys, time; from pathlib import Path; from fastvarcon.data_prep import convert as module\n"
-        "from fastvarcon.data_prep.sources import open_source\n"
+        "from fastvarcon.data_prep.sources import Source, open_source\n"
         "class Slow(module.Progress):\n"
         "    def advance(self, images): print('ready', flush=True); time.sleep(60)\n"
         "if __name__ == '__main__':\n"
@@ -210,7 +233,7 @@ def test_workers_import_no_torch(image_folder, tmp_path, run_python):
     assert run_python("-c", code).stdout == "[]\n"
 
 
-class Pixels:
+class Pixels(Source):
     """A source that hands out pixels and bytes; a worker reads from a copy of its own."""
 
     name, classes, labels = "pixels", ["even", "odd"], np.arange(100) % 2
@@ -262,7 +285,7 @@ def test_worker_that_fails_says_why(image_folder, tmp_path, run_python):
     script.write_text(
         "import sys; from pathlib import Path; from fastvarcon.data_prep import workers\n"
         "from fastvarcon.data_prep.convert import EncodeSettings, convert\n"
-        "from fastvarcon.data_prep.sources import open_source\n"
+        "from fastvarcon.data_prep.sources import Source, open_source\n"
         "def fail(*_): raise MemoryError('no more')\n"
         "workers.CHUNK, workers.encode = 4, fail\n"
         "if __name__ == '__main__':\n"
