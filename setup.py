@@ -60,5 +60,5 @@ setup(
             "wheel",
         ],
     },
-    entry_points={"console_scripts": ["fastvarcon = fastvarcon.cli:main"]},
+    entry_points={"console_scripts": ["fastvarcon = fastvarcon.__main__:main"]},
 )

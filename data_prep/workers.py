@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -170,7 +171,9 @@ def _started(count: int, source: Source | None, settings: EncodeSettings) -> Ite
         context.set_forkserver_preload([__name__])
     workers: list[_Worker] = []
     try:
-        with _interrupts_ignored():
+        if hasattr(signal, "pthread_sigmask"):
+            resource_tracker.ensure_running()  # starting it would unblock the signal
+        with _interrupts_held_back():
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, source, settings), daemon=True)
@@ -184,16 +187,20 @@ def _started(count: int, source: Source | None, settings: EncodeSettings) -> Ite
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes that start inside inherit that: Ctrl-C reaches all, and only the converting process is to answer it."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C reaches all processes, and only the converting one is to answer it: here, behind this block.
+
+    A process that starts inside inherits that the signal is blocked. Where signals cannot be (Windows), nothing is
+    inherited either.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, source: Source | None, settings: EncodeSettings) -> None:

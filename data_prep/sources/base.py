@@ -12,6 +12,7 @@ import numpy as np
 
 from fastvarcon.data.beton import MAX_UNNAMED_CLASSES, UNLABELLED
 from fastvarcon.data.class_names import check_names, splits_among
+from fastvarcon.data.mapped_file import map_file
 from fastvarcon.data_prep.journal import FileState
 from fastvarcon.errors import UserError, reason
 
@@ -119,7 +120,9 @@ def map_bytes(path: Path) -> np.ndarray:
         UserError: it cannot be read, or is empty.
     """
     try:
-        return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+        return np.frombuffer(map_file(path), np.uint8)
+    except UserError:  # too many are open
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason(error)}): fetch it again") from None
     except ValueError:

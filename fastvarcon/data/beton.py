@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from fastvarcon.data.class_names import names_in_file
+from fastvarcon.data.mapped_file import map_file
 from fastvarcon.errors import UserError, reason
 
 VERSION = 2
@@ -97,7 +98,9 @@ class Beton:
         if self.path.is_fifo():
             raise BetonError(f"{self.path} is a pipe: name a .beton file")  # opening it would wait for ever
         try:
-            self._map: np.ndarray = np.memmap(self.path, dtype=np.uint8, mode="r")
+            self._map: mmap.mmap | None = map_file(self.path)
+        except UserError:  # too many are open
+            raise
         except FileNotFoundError:
             raise BetonError(
                 f"{self.path} does not exist: make it with `fastvarcon convert IMAGE_FOLDER {self.path}`"
@@ -111,7 +114,7 @@ class Beton:
             raise BetonError(f"{self.path} cannot be read ({reason(error)})") from None
         except ValueError:
             raise BetonError(f"{self.path} is not a .beton file: it is empty") from None
-        self._bytes = self._map.view(np.ndarray)
+        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         self._read_header()
         self._read_samples()
         self._read_allocations()
@@ -144,15 +147,14 @@ class Beton:
     def will_need(self, first: int, last: int) -> None:
         """Ask the system to read records first..last - 1 ahead, in one sequential go."""
         starts = self._pointers[first:last]
-        if len(starts) and hasattr(mmap, "MADV_WILLNEED"):
+        if self._map is not None and len(starts) and hasattr(mmap, "MADV_WILLNEED"):
             ends = starts + self.sizes[first:last].astype(np.uint64)
             start = int(starts.min()) // mmap.PAGESIZE * mmap.PAGESIZE
-            mapping = self._map._mmap  # type: ignore[attr-defined]  # numpy has no public name for it
-            mapping.madvise(mmap.MADV_WILLNEED, start, int(ends.max()) - start)
+            self._map.madvise(mmap.MADV_WILLNEED, start, int(ends.max()) - start)
 
     def close(self) -> None:
         """Unmap the file, as soon as no record of it is held. May be called twice."""
-        self._map = self._bytes = np.empty(0, dtype=np.uint8)
+        self._map, self._bytes = None, np.empty(0, dtype=np.uint8)
 
     # ---- reading, in file order ------------------------------------------------------------------------------------
 

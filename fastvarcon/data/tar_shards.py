@@ -21,6 +21,7 @@ import numpy as np
 
 from fastvarcon.data.beton import JPG, UNLABELLED, beyond_jpeg
 from fastvarcon.data.class_names import names_in_file
+from fastvarcon.data.mapped_file import map_file
 from fastvarcon.data.records import TAR_TABLE
 from fastvarcon.errors import UserError, reason
 
@@ -139,8 +140,9 @@ class TarShards:
         if not file.is_file():
             raise self._fail(name, "is missing")
         try:
-            with open(file, "rb") as opened:
-                content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            content = map_file(file)
+        except UserError:  # too many are open
+            raise
         except OSError as error:
             raise self._fail(name, f"cannot be read ({reason(error)})") from None
         except ValueError:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from fastvarcon.data.beton import Beton
+from fastvarcon.data_prep import workers
 from fastvarcon.data_prep.convert import Progress, convert
 from fastvarcon.data_prep.encode import EncodeSettings
 from fastvarcon.data_prep.journal import Journal
@@ -344,6 +345,30 @@ def test_threads_that_keep_files_end_with_an_interrupt(image_folder, tmp_path, m
     assert out.read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be blocked")
+def test_an_interrupt_while_workers_start_is_not_lost(image_folder, tmp_path, monkeypatch):
+    """It arrives, at the latest behind the start of the last one, and no worker is left."""
+    monkeypatch.setattr("fastvarcon.data_prep.workers.CHUNK", 2)
+    started = []
+
+    class Worker(workers._Worker):
+        def __init__(self, process, connection):
+            super().__init__(process, connection)
+            started.append(process)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(workers, "_Worker", Worker)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(image_folder, tmp_path / "a.beton", workers=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started and not any(process.is_alive() for process in started)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
 def test_every_shard_resumes_by_itself(interrupted):
     folder, out, _ = interrupted
     assert run(folder, out, shard=(1, 2)).lines == []
@@ -391,10 +416,10 @@ def _heed_interrupts() -> None:
 
 
 def wait_for(process: subprocess.Popen, images: int, out: Path) -> None:
-    """Until about so many images more are in the journal, or the process has ended."""
-    journal = Journal(out).path
-    size = journal.stat().st_size if journal.exists() else 0
-    while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) <= size + 40 * images:
+    """Until more images than that have been added to the journal, or the process has ended."""
+    journal = Journal(out)
+    before = len(journal.read()[1])
+    while process.poll() is None and len(journal.read()[1]) <= before + images:
         time.sleep(0.002)
 
 
