@@ -21,6 +21,7 @@ from fastvarcon.data_prep.sources.plain_pickle import PickledArray, load_plain_p
 from fastvarcon.errors import UserError
 
 SIDE = 32
+MAX_CLASSES, MAX_NAME = 1000, 256  # more than any of these sets has: a small pickle can repeat a long name endlessly
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ def _layout_of(root: Path) -> Layout:
         if all((root / name).is_file() for name in layout.files):
             return layout
     wanted = " or ".join(", ".join(layout.files) for layout in LAYOUTS)
-    raise UserError(f"{root} is no unpacked CIFAR (python version), which has {wanted}: correct the path")
+    raise UserError(
+        f"{root} is not an unpacked CIFAR folder (python version): it should hold {wanted}; correct the path"
+    )
 
 
 def _load_batch(path: Path, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +124,7 @@ def _load_batch(path: Path, column: str) -> tuple[np.ndarray, np.ndarray]:
     labels = _entry(batch, column)
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise UserError(
-            f"{path} is not a CIFAR batch (it has not one of {column} per image): unpack the data set again"
+            f"{path} is not a CIFAR batch (it should have one of {column} per image): unpack the data set again"
         )
     if not all(type(label) is int and abs(label) < 2**63 for label in labels):
         raise UserError(f"{path} is not a CIFAR batch ({column} that are no numbers): unpack the data set again")
@@ -140,7 +143,9 @@ def _pixels_in(batch: object, path: Path) -> np.ndarray:
 def _load_names(path: Path, column: str) -> list[str]:
     names = _entry(load_plain_pickle(path), column)
     try:
-        return [name if isinstance(name, str) else name.decode() for name in names]
+        if not isinstance(names, list) or not all(len(name) <= MAX_NAME for name in names[:MAX_CLASSES]):
+            raise TypeError
+        return [name if isinstance(name, str) else name.decode() for name in names[:MAX_CLASSES]]
     except (TypeError, AttributeError, ValueError):
         raise UserError(f"{path} does not list the classes ({column}): unpack the data set again") from None
 

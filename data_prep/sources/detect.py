@@ -8,6 +8,7 @@ from pathlib import Path
 from fastvarcon.data.folder_walk import entries, is_folder, refuse_dead_link
 from fastvarcon.data.image_folder import IMAGE_SUFFIXES
 from fastvarcon.data_prep.sources import cifar, idx, shards
+from fastvarcon.data_prep.sources.class_tars import are_class_tars
 from fastvarcon.errors import UserError
 
 KIND_OF_SUFFIX = {**dict.fromkeys(IMAGE_SUFFIXES, "folder"), ".parquet": "parquet", ".tar": "webdataset"}
@@ -30,7 +31,8 @@ def detect_kind(path: Path) -> str:
         raise UserError(f"{path} can be read as {' or '.join(sorted(kinds))}: say which with --source")
     if not kinds:
         raise _nothing_known(path)
-    return kinds.pop()
+    kind = kinds.pop()
+    return "class-tars" if kind == "webdataset" and not path.is_file() and are_class_tars(path) else kind
 
 
 def _nothing_known(path: Path) -> UserError:

@@ -34,11 +34,11 @@ def find_shards(path: Path, split: str | None, suffixes: tuple[str, ...]) -> tup
         UserError: nothing there, or a folder of several splits, or a pattern of train and test, and none is chosen.
     """
     if path.is_dir():
-        root, files = path, _files_below(path, suffixes)
+        root, files = path, files_below(path, suffixes)
         if not files:
             raise UserError(f"{path} holds no files named *{' or *'.join(suffixes)}: give the folder they are in")
     else:
-        files = [path] if path.exists() else _expand(path)
+        files = [path] if path.exists() else expand_pattern(path)
         root = Path(os.path.commonpath([file.parent for file in files]))
     groups: dict[str, list[Path]] = {}
     for file in files:
@@ -72,7 +72,7 @@ def _split_of(file: Path) -> str:
     return (file.parent / NUMBERING.sub("", file.stem)).as_posix()
 
 
-def _files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     files = []
     for entry in FolderWalk().files(root):
         if entry.name.endswith(suffixes):
@@ -81,7 +81,7 @@ def _files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(files)
 
 
-def _expand(pattern: Path) -> list[Path]:
+def expand_pattern(pattern: Path) -> list[Path]:
     """The files that a pattern with {0000..0012}, * and ? means."""
     if not is_pattern(pattern):
         raise UserError(

@@ -29,8 +29,8 @@ def convert(
         arg(metavar="OUT", help="The .beton file to write, or folder of tar shards; it appears when it is whole."),
     ],
     kind: Annotated[
-        Literal["auto", "folder", "cifar", "idx", "parquet", "webdataset"],
-        arg(name="source", help="What SOURCE is; auto looks at what is there."),
+        Literal["auto", "folder", "cifar", "idx", "parquet", "webdataset", "class-tars"],
+        arg(name="source", help="What SOURCE is; auto looks at what is there. class-tars: one tar file per class."),
     ] = "auto",
     split: Annotated[str | None, arg(help="Part of a SOURCE that holds several: train, say.")] = None,
     image_column: Annotated[str | None, arg(help="parquet: the column with the images.")] = None,
