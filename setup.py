@@ -1,4 +1,8 @@
-"""Metadata and extras. `fastvarcon/kernels` and `fastvarcon/data_prep` are links to the top-level folders."""
+"""Metadata and extras. `fastvarcon/kernels` and `fastvarcon/data_prep` are links to the top-level folders.
+
+A checkout on Windows, exFAT or a cloud drive has text files in the place of the links: packages are taken from where
+they are.
+"""
 
 from pathlib import Path
 
@@ -8,6 +12,14 @@ LINUX = "; platform_system == 'Linux'"
 DOCS = ["mkdocs-material>=9.5"]
 ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
+LINKED = ("kernels", "data_prep")
+"""Top-level folders that are packages in `fastvarcon`."""
+FOLDERS = {
+    f"fastvarcon.{package}": package.replace(".", "/")
+    for top in LINKED
+    for package in find_packages(include=[top, f"{top}.*"])
+}
+
 setup(
     name="fastvarcon",
     version="0.1.0",
@@ -16,7 +28,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["fastvarcon", "fastvarcon.*"]),
+    packages=sorted({*find_packages(include=["fastvarcon", "fastvarcon.*"]), *FOLDERS}),
+    package_dir={"fastvarcon": "fastvarcon", **FOLDERS},
     package_data={"fastvarcon": ["py.typed"]},
     install_requires=[
         "torch>=2.10",
@@ -60,5 +73,5 @@ setup(
             "wheel",
         ],
     },
-    entry_points={"console_scripts": ["fastvarcon = fastvarcon.cli:main"]},
+    entry_points={"console_scripts": ["fastvarcon = fastvarcon.__main__:main"]},
 )

@@ -15,7 +15,7 @@ from fastvarcon.data import beton
 from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.path_lock import lock, unlock
 from fastvarcon.data_prep.record import Entry, Record
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 MIN_PAGE_SIZE = 1 << 21  # ffcv's minimum
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two in the header's 32 bits
@@ -56,7 +56,7 @@ class BetonWriter:
             self._file = open(self._partial, "r+b")  # noqa: SIM115 (closed by finish, suspend or discard)
         except OSError as error:
             unlock(self._lock)
-            raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
+            raise UserError(f"{error.filename or path} cannot be written ({reason(error)})") from None
         tables = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + self._samples.nbytes
         self._position = -(-tables // self._page_size) * self._page_size
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,15 +18,17 @@ import PIL
 import simplejpeg
 
 from fastvarcon.data.image_kinds import refuse_left_out
+from fastvarcon.data.records import open_records
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.encode import EncodeSettings
-from fastvarcon.data_prep.journal import Item, Journal
+from fastvarcon.data_prep.journal import FORM, Item, Journal
+from fastvarcon.data_prep.path_lock import lock, unlock
 from fastvarcon.data_prep.record import Entry, RecordWriter
 from fastvarcon.data_prep.remarks import Remarks
-from fastvarcon.data_prep.skipped import write_skipped
+from fastvarcon.data_prep.skipped import check_skipped_path, write_skipped
 from fastvarcon.data_prep.sources import Source
 from fastvarcon.data_prep.workers import Encoded, WorkerDied, encode_all
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 TAR_SHARD_SIZE = 1_000_000_000
 
@@ -121,6 +123,10 @@ def convert(
     if shard is not None:
         out = shard_path(out, shard)
         extra["shard"] = list(shard)
+    check_skipped_path(out)
+    header = {**FORM, "format": format, "tar_shard_size": tar_shard_size, **extra, **_identity(source, samples)}
+    if not restart and (complete := _ended_behind_its_last_step(source, samples, out, header)):
+        return complete
     writer: RecordWriter
     if format == "beton":
         writer = BetonWriter(out, len(samples), source.classes, extra)
@@ -132,13 +138,12 @@ def convert(
         writer = TarWriter(out, len(samples), source.classes, extra, tar_shard_size)
     run = _Run(source, samples, writer, Remarks(settings), progress or Silence())
     with run.keeping_what_is_done():
-        header = {"format": format, "tar_shard_size": tar_shard_size, **extra, **_identity(source, samples)}
         run.resume(header, restart, on_error)
         with contextlib.closing(encode_all(source, samples[run.done :], settings, workers)) as chunks:
             for results in chunks:
                 run.store(results, on_error)
-        run.finish()
-    return Conversion(out, len(writer), run.skipped, write_skipped(out, run.skipped), run.remarks.lines())
+        skipped_list = run.finish(out)
+    return Conversion(out, len(writer), run.skipped, skipped_list, run.remarks.lines())
 
 
 def _identity(source: Source, samples: range) -> dict:
@@ -154,6 +159,36 @@ def _identity(source: Source, samples: range) -> dict:
         "Pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
     }
+
+
+def _ended_behind_its_last_step(source: Source, samples: range, out: Path, header: dict) -> Conversion | None:
+    """Clear up behind a conversion that was killed when `out` had its name already and the journal was still there."""
+    path = out.resolve()
+    journal = Journal(path)
+    try:
+        earlier, items = journal.read()
+        if earlier != header or len(items) < len(samples) or path.with_name(path.name + ".partial").exists():
+            return None
+        records = open_records(path)
+    except (UserError, OSError):  # whoever writes will say it
+        return None
+    entries = [item.result for item in items if isinstance(item.result, Entry)]
+    stored = [] if records.hashes is None else list(zip(records.labels.tolist(), records.hashes.tolist(), strict=True))
+    records.close()
+    if stored != [(entry.label, entry.hash) for entry in entries] or _changed(source, samples, items) is not None:
+        return None
+    held = lock(path)  # the file of the killed one's lock goes with it
+    skipped = [item.result for item in items if isinstance(item.result, str)]
+    skipped_list = write_skipped(out, skipped)
+    journal.remove()
+    unlock(held)
+    return Conversion(out, len(entries), skipped, skipped_list, remarks=[])
+
+
+def _changed(source: Source, samples: range, items: Sequence[Item]) -> int | None:
+    """The first of `items` whose file is another than that which it was made of."""
+    states = ((place, source.state(samples[place]) == item.state) for place, item in enumerate(items))
+    return next((place for place, same in states if not same), None)
 
 
 class _Run:
@@ -175,7 +210,12 @@ class _Run:
             reason = "--restart" if restart else f"the interrupted conversion had another {', '.join(changed)}"
             self._progress.say(f"starting anew: {reason}")
             items = []
-        entries = [(place, item) for place, item in enumerate(items) if isinstance(item, Entry)]
+        changed_file = _changed(self._source, self._samples, items)
+        if changed_file is not None:
+            name = self._source.key(self._samples[changed_file])
+            self._progress.say(f"{name} has changed since it was converted: it and what is behind it are done again")
+            items = items[:changed_file]
+        entries = [(place, item.result) for place, item in enumerate(items) if isinstance(item.result, Entry)]
         if on_error == "stop" and len(entries) < len(items):
             raise UserError(
                 f"the interrupted conversion skipped {len(items) - len(entries)} broken files: go on with "
@@ -188,7 +228,7 @@ class _Run:
             items = items[: entries[whole][0]]
         self._journal.start(header, items)
         self.done = len(items)
-        self.skipped = [item for item in items if isinstance(item, str)]
+        self.skipped = [item.result for item in items if isinstance(item.result, str)]
         if items:
             self._progress.say(f"resuming: {self.done:,} of {len(self._samples):,} images are already converted")
         self._progress.begin(self.done)
@@ -199,34 +239,38 @@ class _Run:
         finished: list[Item] = []
         try:
             for result in results:
-                if isinstance(result, str) and on_error == "stop":
+                if isinstance(result.result, str) and on_error == "stop":
                     break
                 finished.append(self._store(result, self._samples[self.done + len(finished)]))
         finally:  # also when the disk is full
             self._journal.append(finished)
             self.done += len(finished)
         if len(finished) < len(results):
-            raise UserError(f"{results[len(finished)]}: repair it, or pass --on-error skip; {self._kept}")
+            raise UserError(f"{results[len(finished)].result}: repair it, or pass --on-error skip; {self._kept}")
         self._progress.advance(len(results))
 
-    def _store(self, result: Encoded, sample: int) -> Item:
-        if isinstance(result, str):
-            self.skipped.append(result)
-            return result
-        record, content_hash = result
+    def _store(self, encoded: Encoded, sample: int) -> Item:
+        if isinstance(encoded.result, str):
+            self.skipped.append(encoded.result)
+            return Item(encoded.result, encoded.state)
+        record, content_hash = encoded.result
         self.remarks.note(record)
         label = int(self._source.labels[sample])
         self._writer.add(record, label, content_hash)
-        return Entry(label, record.mode, record.height, record.width, len(record.payload), content_hash)
+        entry = Entry(label, record.mode, record.height, record.width, len(record.payload), content_hash)
+        return Item(entry, encoded.state)
 
-    def finish(self) -> None:
+    def finish(self, out: Path) -> Path | None:
+        """Give the output its name; returns where the skipped files are listed."""
         if len(self._writer) == 0:
             self.done = 0
             raise UserError(
                 f"none of the {len(self._samples)} files in {self._source.name} is an image that can be read"
             )
         self._writer.finish()
+        skipped_list = write_skipped(out, self.skipped)
         self._journal.remove()
+        return skipped_list
 
     @contextlib.contextmanager
     def keeping_what_is_done(self) -> Iterator[None]:
@@ -242,7 +286,7 @@ class _Run:
             raise
         except OSError as error:
             raise UserError(
-                f"{self._writer.path} cannot be written ({error.strerror or error}): {self._kept}"
+                f"{error.filename or self._writer.path} cannot be written ({reason(error)}): {self._kept}"
             ) from None
         except (KeyboardInterrupt, SystemExit):
             self._progress.say(self._kept)

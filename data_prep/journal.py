@@ -2,11 +2,12 @@
 
 A line of JSON per finished chunk behind a line that says what was being converted, each with its CRC-32 in front:
 
-    7f3c21aa {"images": 1281167, "mode": "jpg", ...}
-    0b9d55e1 [[0, 0, 375, 500, 17213, 8437261543389201], "n01440764/x.JPEG: broken image (...)", ...]
+    7f3c21aa {"form of journal": 2, "number of images": 1281167, "mode": "jpg", ...}
+    0b9d55e1 [[[0, 0, 375, 500, 17213, 8437261543389201], 20114, 1700000000123456789], ["n01440764/x.JPEG: ...", ...]]
 
-An item is the `Entry` of a written record, or the message about a skipped file. A line goes to the system in one piece
-when its records have gone there, so that it outlives the process; a torn line at the end is left out.
+An item is the `Entry` of a written record, or the message about a skipped file; then the size and time of the file it
+was read from. A line goes to the system in one piece when its records have gone there, so that it outlives the process;
+a torn line at the end is left out.
 """
 
 from __future__ import annotations
@@ -16,12 +17,24 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from fastvarcon.data_prep.record import Entry
 
-Item = Entry | str
+FORM = {"form of journal": 2}
+"""Belongs in every header. The first form did not say of which files the records were made: none can be taken over."""
 ITEMS_PER_LINE = 1024
+
+FileState = tuple[int, int]
+"""Size in bytes and time of the last change in nanoseconds."""
+
+
+class Item(NamedTuple):
+    """An image that is done."""
+
+    result: Entry | str
+    state: FileState
+    """Of the file that it was read from, before it was read."""
 
 
 class Journal:
@@ -39,13 +52,18 @@ class Journal:
             return None, []
         values = []
         for line in lines:
-            if not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
+            if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(line[9:-1]):
                 break
             values.append(json.loads(line[9:]))
         if not values:
             return None, []
-        items = [item for line in values[1:] for item in line]
-        return values[0], [item if isinstance(item, str) else Entry(*item) for item in items]
+        if not FORM.items() <= values[0].items():
+            return values[0], []
+        return values[0], [
+            Item(result if isinstance(result, str) else Entry(*result), (size, time))
+            for line in values[1:]
+            for result, size, time in line
+        ]
 
     def start(self, header: dict, items: Sequence[Item]) -> None:
         """Begin a journal that holds `items` already; it takes the place of an earlier one at once."""
@@ -53,13 +71,13 @@ class Journal:
         with open(fresh, "wb") as file:
             file.write(_line(header))
             for first in range(0, len(items), ITEMS_PER_LINE):
-                file.write(_line(items[first : first + ITEMS_PER_LINE]))
+                file.write(_line(_plain(items[first : first + ITEMS_PER_LINE])))
         os.replace(fresh, self.path)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
 
     def append(self, items: Sequence[Item]) -> None:
         assert self._file is not None, "start comes first"
-        line = memoryview(_line(items))
+        line = memoryview(_line(_plain(items)))
         while line:
             line = line[self._file.write(line) :]
 
@@ -73,6 +91,10 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _line(value: dict | Sequence[Item]) -> bytes:
+def _plain(items: Sequence[Item]) -> list:
+    return [[item.result, *item.state] for item in items]
+
+
+def _line(value: dict | list) -> bytes:
     text = json.dumps(value).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)

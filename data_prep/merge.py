@@ -11,8 +11,8 @@ from fastvarcon.data.beton_set import check_classes, check_shards
 from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.record import Record
-from fastvarcon.data_prep.skipped import read_skipped, write_skipped
-from fastvarcon.errors import UserError
+from fastvarcon.data_prep.skipped import check_skipped_path, read_skipped, write_skipped
+from fastvarcon.errors import UserError, reason
 
 STEP = 256  # records between two looks of the progress display
 OF_ONE_FILE = ("num_samples", "classes", "hashes", "shard")
@@ -48,6 +48,7 @@ def merge(parts: Sequence[Beton], out: Path, on_images: Callable[[int], None] = 
     """
     if out.resolve() in [file.path.resolve() for file in parts]:
         raise UserError(f"{out} is one of the files to merge: name the file to write first, then its parts")
+    check_skipped_path(out)
     settings = _common_settings(parts)
     try:
         with BetonWriter(out, sum(map(len, parts)), parts[0].classes, settings) as writer:
@@ -56,7 +57,7 @@ def merge(parts: Sequence[Beton], out: Path, on_images: Callable[[int], None] = 
     except BrokenPipeError:  # of the progress display, not of the file
         raise
     except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}): no part of it was left") from None
+        raise UserError(f"{out} cannot be written ({reason(error)}): no part of it was left") from None
     skipped = [message for file in parts for message in read_skipped(file.path)]
     write_skipped(out, skipped)
     return Merged(len(writer), len(skipped))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import filelock
 
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 
 def lock(path: Path) -> filelock.BaseFileLock:
@@ -23,7 +23,7 @@ def lock(path: Path) -> filelock.BaseFileLock:
         raise UserError(f"{path} is being written by another process: wait for it or choose another name") from None
     except OSError as error:
         unlock(held)
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
+        raise UserError(f"{error.filename or path} cannot be written ({reason(error)})") from None
     return held
 
 

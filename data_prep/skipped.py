@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
+from fastvarcon.terminal import printable
 
 
 def skipped_path(out: Path) -> Path:
     return out.with_name(out.name + ".skipped.txt")
+
+
+def check_skipped_path(out: Path) -> None:
+    """Before there is anything to list: raises UserError if no list could be written."""
+    path = skipped_path(out)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a file, and skipped files are listed under that name: move it away")
 
 
 def write_skipped(out: Path, messages: Sequence[str]) -> Path | None:
@@ -19,19 +28,25 @@ def write_skipped(out: Path, messages: Sequence[str]) -> Path | None:
         UserError: the list cannot be written.
     """
     path = skipped_path(out)
-    if not messages:
-        path.unlink(missing_ok=True)
-        return None
+    fresh = path.with_name(path.name + ".new")
     try:
-        path.write_text("\n".join(messages) + "\n", encoding="utf-8", errors="surrogateescape")
+        if not messages:
+            path.unlink(missing_ok=True)
+            return None
+        fresh.write_text("".join(f"{printable(message)}\n" for message in messages), encoding="utf-8")
+        os.replace(fresh, path)
     except OSError as error:
-        raise UserError(f"{out} is written, but the list of skipped files is not: {path} ({error.strerror})") from None
+        raise UserError(
+            f"{out} is written, but the list of skipped files is not: {path} ({reason(error)}): the same command "
+            "writes it"
+        ) from None
     return path
 
 
 def read_skipped(out: Path) -> list[str]:
     """The messages listed beside `out`."""
     try:
-        return skipped_path(out).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        text = skipped_path(out).read_text(encoding="utf-8", errors="surrogateescape")
+        return [line for line in text.split("\n") if line]
     except FileNotFoundError:
         return []

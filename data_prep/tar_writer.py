@@ -20,7 +20,7 @@ from fastvarcon.data.records import content_hash
 from fastvarcon.data.tar_shards import HEAD, INDEX, RECORD, SHARD, TABLE
 from fastvarcon.data_prep.path_lock import lock, unlock
 from fastvarcon.data_prep.record import Entry, Record
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 BLOCK = 512  # of the tar format: headers and contents fill whole ones
 END = bytes(2 * BLOCK)  # of an archive
@@ -85,7 +85,7 @@ class TarWriter:
             self._partial.mkdir(exist_ok=True)
         except OSError as error:
             unlock(self._lock)
-            raise UserError(f"{error.filename or path} cannot be written ({error.strerror or error})") from None
+            raise UserError(f"{error.filename or path} cannot be written ({reason(error)})") from None
 
     def __len__(self) -> int:
         return self._count

@@ -17,16 +17,19 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastvarcon.data.decode import ImageError
 from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.encode import EncodeSettings, encode
+from fastvarcon.data_prep.journal import FileState
 from fastvarcon.data_prep.record import Record
 from fastvarcon.data_prep.sources import Source
+from fastvarcon.data_prep.sources.base import file_state
 from fastvarcon.errors import UserError
 
 if TYPE_CHECKING:  # the first is not on every system
@@ -36,8 +39,14 @@ CHUNK = 32  # images of a task: amortises the trip between processes, and bounds
 AHEAD = 2  # tasks a worker has at a time: the next one is there when it has done one
 WAITING = 3  # tasks per worker that are under way or wait for an earlier one: memory holds their images
 
-Encoded = tuple[Record, int] | str
-"""A record with its content hash, or the message about an image that is broken."""
+
+class Encoded(NamedTuple):
+    """What became of one image."""
+
+    result: tuple[Record, int] | str
+    """A record with its content hash, or the message about an image that is broken."""
+    state: FileState
+    """Of its file, before it was read."""
 
 
 class WorkerDied(Exception):
@@ -90,11 +99,12 @@ def _by_threads(source: Source, chunks: list[range], settings: EncodeSettings, w
 def _encode_chunk(source: Source | _Files, samples: range, settings: EncodeSettings) -> list[Encoded]:
     results: list[Encoded] = []
     for index in samples:
+        state = source.state(index)
         try:
             record = encode(source.read(index), source.key(index), settings)
-            results.append((record, content_hash(record.payload)))
+            results.append(Encoded((record, content_hash(record.payload)), state))
         except ImageError as error:
-            results.append(str(error))
+            results.append(Encoded(str(error), state))
     return results
 
 
@@ -109,6 +119,9 @@ class _Files:
 
     def read(self, index: int) -> Path:
         return Path(self.paths[index])
+
+    def state(self, index: int) -> FileState:
+        return file_state(self.paths[index])
 
 
 def _files_of(source: Source, samples: range) -> _Files:
@@ -158,7 +171,9 @@ def _started(count: int, source: Source | None, settings: EncodeSettings) -> Ite
         context.set_forkserver_preload([__name__])
     workers: list[_Worker] = []
     try:
-        with _interrupts_ignored():
+        if hasattr(signal, "pthread_sigmask"):
+            resource_tracker.ensure_running()  # starting it would unblock the signal
+        with _interrupts_held_back():
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, source, settings), daemon=True)
@@ -172,16 +187,20 @@ def _started(count: int, source: Source | None, settings: EncodeSettings) -> Ite
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes that start inside inherit that: Ctrl-C reaches all, and only the converting process is to answer it."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C reaches all processes, and only the converting one is to answer it: here, behind this block.
+
+    A process that starts inside inherits that the signal is blocked. Where signals cannot be (Windows), nothing is
+    inherited either.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, source: Source | None, settings: EncodeSettings) -> None:

@@ -59,8 +59,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-@exits_cleanly
-def main() -> None:
+def run() -> None:
     if sys.argv[1:] in (["--version"], ["-V"]):
         from fastvarcon import __version__
 
@@ -83,6 +82,8 @@ def main() -> None:
         ),
     )
 
+
+main = exits_cleanly(run)
 
 if __name__ == "__main__":
     main()

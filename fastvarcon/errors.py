@@ -17,6 +17,12 @@ class UserError(ValueError):
     """
 
 
+def reason(error: BaseException) -> str:
+    """What a message says of another program's error: on one line, and never nothing."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
 def _leave(number: int, _frame: object) -> None:
     """Turn a request to terminate into an exception, so that half-written files are removed on the way out."""
     raise SystemExit(128 + number)
@@ -27,19 +33,24 @@ def exits_cleanly(main: Callable) -> Callable:
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from fastvarcon import terminal  # which raises UserError
+
         signal.signal(signal.SIGTERM, _leave)
+        terminal.prepare_terminal()
         try:
-            return main(*args, **kwargs)
+            with terminal.delivered_output():
+                return main(*args, **kwargs)
         except UserError as error:
             rank = os.environ.get("RANK", "0")
             where = "" if rank == "0" else f" on rank {rank}"
-            print(f"error{where}: {error}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+            print(terminal.printable(f"error{where}: {error}"), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         except BrokenPipeError:  # the reader of our output, `head` say, has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             raise SystemExit(130) from None
+        finally:
+            terminal.drop_output()
 
     return wrapped

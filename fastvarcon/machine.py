@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+GROUPS, PROCESS_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+VERSION_2 = "memory.max", "memory.current", "inactive_file"
 
 
 def available_cores() -> int:
@@ -29,12 +36,58 @@ def _meminfo_available() -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    """Containers and batch systems set a limit of their own, which the system's figure does not show."""
+    """Containers and batch systems set limits of their own, which the system's figure does not show."""
+    rooms = [_room(folder, *names) for folder, names in _memory_groups()]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _memory_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """The groups of this process and those above them, which limit it too, and what their files are called.
+
+    Inside a container the names of its groups are often those outside, and only the topmost folder is there.
+    """
     try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            return int(limit.read()) - int(used.read())
+        lines = PROCESS_GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:  # "0::/slurm/job_7" of version 2, "9:memory:/slurm/job_7" of version 1
+        _, controllers, group = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            root, names = GROUPS / "memory", VERSION_1
+        elif not controllers:
+            root, names = GROUPS, VERSION_2
+        else:
+            continue
+        parts = [part for part in group.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            yield root.joinpath(*parts[:depth]), names
+
+
+def _room(folder: Path, limit_file: str, used_file: str, cache_field: str) -> int | None:
+    """Bytes below the limit of one group. Files that the system can drop from memory at once do not count as used."""
+    try:
+        limit, used = int((folder / limit_file).read_text()), int((folder / used_file).read_text())
     except (OSError, ValueError):  # none, or "max"
         return None
+    try:
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(fields.get(cache_field, 0))
+    except (OSError, ValueError):
+        pass
+    return max(0, limit - max(0, used))
+
+
+def open_file_limit() -> int:
+    """How many files this process may have open, after raising that as far as the system lets it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 2**31
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS has another limit below this one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft >= 0 else 2**31  # -1: without limit
 
 
 def cpu_name() -> str:

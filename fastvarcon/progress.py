@@ -8,6 +8,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from fastvarcon.terminal import printable, say
+
 LINE_SECONDS = 5.0
 
 
@@ -18,7 +20,7 @@ class Bar:
         self.shown = sys.stdout.isatty()
         columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f}%")
         self._progress = Progress(*columns, TextColumn("{task.fields[text]}"), console=Console())
-        self._task = self._progress.add_task(description, total=total, completed=completed, text="")
+        self._task = self._progress.add_task(printable(description), total=total, completed=completed, text="")
         if self.shown:
             self._progress.start()
 
@@ -27,7 +29,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self.shown:
@@ -52,7 +54,7 @@ class Counter:
         if self._bar.shown:
             self._bar.say(line)
         else:
-            print(line, flush=True)
+            say(line)
 
     def advance(self, images: int) -> None:
         self._done += images
@@ -64,7 +66,7 @@ class Counter:
             self._bar.update(self._done, text)
         elif self._done >= self._total or now - self._last_line > LINE_SECONDS:
             self._last_line = now
-            print(f"{self._description}  {text}", flush=True)
+            say(f"{self._description}  {text}")
 
     def __enter__(self) -> Counter:
         return self

@@ -1,6 +1,8 @@
 """The wheel is whole: it holds the linked folders, and works from any directory without the checkout."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -56,6 +58,27 @@ def test_installed_wheel_works_from_another_directory(wheel, tmp_path, run_pytho
     done = run_python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "site") in done.stdout and str(ROOT) not in done.stdout
+
+
+def test_a_checkout_without_symbolic_links_builds_the_same(tmp_path):
+    """Windows, exFAT and cloud drives have a text file in the place of a link."""
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("fastvarcon", "kernels", "data_prep"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
+    for link in [path for path in (copy / "fastvarcon").iterdir() if path.is_symlink()]:
+        target = os.readlink(link)
+        link.unlink()
+        link.write_text(target)
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "built")]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True)
+    built = {path.relative_to(tmp_path / "built").as_posix() for path in (tmp_path / "built").rglob("*.py")}
+    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastvarcon").rglob("*.py")}
+    for top in ("kernels", "data_prep"):  # rglob does not follow links
+        expected |= {f"fastvarcon/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / top).rglob("*.py")}
+    assert built == expected
 
 
 def imports_of(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from fastvarcon.errors import UserError
 
 __all__ = ["Kind", "Source", "open_source"]
 
-Kind = Literal["auto", "folder", "cifar", "idx", "parquet", "webdataset"]
+Kind = Literal["auto", "folder", "cifar", "idx", "parquet", "webdataset", "class-tars"]
 
 
 def open_source(
@@ -24,7 +24,7 @@ def open_source(
     """Open a data set.
 
     Args:
-        path: a folder, a file, or for parquet and webdataset a pattern: `train-{0000..0012}.tar`, `train-*.tar`.
+        path: a folder, a file, or for parquet and tar files a pattern: `train-{0000..0012}.tar`, `train-*.tar`.
         kind: how to read it; "auto" looks at what is there.
         split: which part of a data set that holds several, `train` for instance.
         image_column: parquet: the column with the images, if there are several.
@@ -62,6 +62,10 @@ def open_source(
         except ImportError as error:
             raise UserError(f"parquet files need pyarrow ({error}): pip install 'fastvarcon[parquet]'") from None
         return ParquetSource(path, split, image_column, label_column)
+    if found == "class-tars":
+        from fastvarcon.data_prep.sources.class_tars import ClassTarsSource
+
+        return ClassTarsSource(path, split)
     from fastvarcon.data_prep.sources.webdataset import WebdatasetSource
 
     return WebdatasetSource(path, split)

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from fastvarcon.data.beton import MAX_UNNAMED_CLASSES, UNLABELLED
-from fastvarcon.errors import UserError
+from fastvarcon.data.class_names import check_names, splits_among
+from fastvarcon.data.mapped_file import map_file
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.errors import UserError, reason
 
 
 class Source(ABC):
@@ -45,6 +48,13 @@ class Source(ABC):
         Raises:
             ImageError: this image cannot be read; names `key(index)`. What the bytes decode to is not checked here.
         """
+
+    def state(self, index: int) -> FileState:
+        """Of the file that holds the image: a conversion that is resumed reads again what has changed.
+
+        Of a file that holds many images it is the state in which it was opened. Here: there is no file.
+        """
+        return 0, 0
 
     def first_per_class(self, count: int) -> Source:
         """The same classes with at most `count` images each, the first ones in order."""
@@ -85,6 +95,18 @@ class _Selection(Source):
     def read(self, index: int) -> Path | bytes | np.ndarray:
         return self._source.read(int(self._kept[index]))
 
+    def state(self, index: int) -> FileState:
+        return self._source.state(int(self._kept[index]))
+
+
+def file_state(path: Path | str) -> FileState:
+    """Size in bytes, and time of the last change in nanoseconds; (-1, 0) where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, 0
+    return status.st_size, status.st_mtime_ns
+
 
 def short_name(path: Path) -> str:
     """The last part of a path, also of `.` and `..`."""
@@ -98,18 +120,21 @@ def map_bytes(path: Path) -> np.ndarray:
         UserError: it cannot be read, or is empty.
     """
     try:
-        return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+        return np.frombuffer(map_file(path), np.uint8)
+    except UserError:  # too many are open
+        raise
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): fetch it again") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): fetch it again") from None
     except ValueError:
         raise UserError(f"{path} is empty: fetch it again") from None
 
 
-def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int], str]) -> list[str]:
-    """`names`, or where there are none the numbers from 0 to the largest label.
+def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int], str], where: object) -> list[str]:
+    """`names` by the rule for all sources, or where there are none the numbers from 0 to the largest label.
 
     Raises:
-        UserError: an image whose label lies outside; `key` names it.
+        UserError: an image whose label lies outside, `key` names it; names that are none, or those of splits: `where`
+            has them.
     """
     limit = MAX_UNNAMED_CLASSES if names is None else len(names)
     outside = (labels < 0) | (labels >= limit)
@@ -119,4 +144,12 @@ def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int]
         if label == UNLABELLED:
             raise UserError(f"{key(index)} has label -1, which means unlabelled: choose a split that has labels")
         raise UserError(f"{key(index)} has label {label}, outside 0 to {limit - 1}: correct the labels or their names")
-    return [str(label) for label in range(int(labels.max(initial=-1)) + 1)] if names is None else names
+    if names is None:
+        return [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
+    checked = check_names(names, where)
+    splits = splits_among(checked)
+    if splits:
+        raise UserError(
+            f"{where} has classes named {', '.join(splits)}, which are splits: give the labels of the images"
+        )
+    return checked

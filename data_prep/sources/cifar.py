@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data_prep.sources.base import Source, class_names, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, short_name
 from fastvarcon.data_prep.sources.plain_pickle import PickledArray, load_plain_pickle
 from fastvarcon.errors import UserError
 
 SIDE = 32
+MAX_CLASSES, MAX_NAME = 1000, 256  # more than any of these sets has: a small pickle can repeat a long name endlessly
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class CifarSource(Source):
             raise UserError(f"{root} has no labels {column}: choose --label-column from {', '.join(layout.names)}")
         self.name = short_name(root)
         self._paths = [root / name for name in layout.splits[split]]
+        self._states = [file_state(path) for path in self._paths]
         self._cache: dict[int, np.ndarray] = {}
         labels = []
         for batch, path in enumerate(self._paths):
@@ -74,7 +77,9 @@ class CifarSource(Source):
             labels.append(batch_labels)
         self._starts = np.cumsum([0, *map(len, labels)])
         self.labels = np.concatenate(labels)
-        self.classes = class_names(self.labels, _load_names(root / layout.meta, layout.names[column]), self.key)
+        self.classes = class_names(
+            self.labels, _load_names(root / layout.meta, layout.names[column]), self.key, root / layout.meta
+        )
 
     def key(self, index: int) -> str:
         batch, row = self._locate(index)
@@ -94,6 +99,9 @@ class CifarSource(Source):
             raise ImageError(f"{self.key(index)}: the file has become shorter")
         return np.ascontiguousarray(self._cache[batch][row].reshape(3, SIDE, SIDE).transpose(1, 2, 0))
 
+    def state(self, index: int) -> FileState:
+        return self._states[self._locate(index)[0]]
+
     def _locate(self, index: int) -> tuple[int, int]:
         batch = int(np.searchsorted(self._starts, index, side="right")) - 1
         return batch, index - int(self._starts[batch])
@@ -104,7 +112,9 @@ def _layout_of(root: Path) -> Layout:
         if all((root / name).is_file() for name in layout.files):
             return layout
     wanted = " or ".join(", ".join(layout.files) for layout in LAYOUTS)
-    raise UserError(f"{root} is no unpacked CIFAR (python version), which has {wanted}: correct the path")
+    raise UserError(
+        f"{root} is not an unpacked CIFAR folder (python version): it should hold {wanted}; correct the path"
+    )
 
 
 def _load_batch(path: Path, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +124,7 @@ def _load_batch(path: Path, column: str) -> tuple[np.ndarray, np.ndarray]:
     labels = _entry(batch, column)
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise UserError(
-            f"{path} is not a CIFAR batch (it has not one of {column} per image): unpack the data set again"
+            f"{path} is not a CIFAR batch (it should have one of {column} per image): unpack the data set again"
         )
     if not all(type(label) is int and abs(label) < 2**63 for label in labels):
         raise UserError(f"{path} is not a CIFAR batch ({column} that are no numbers): unpack the data set again")
@@ -133,7 +143,9 @@ def _pixels_in(batch: object, path: Path) -> np.ndarray:
 def _load_names(path: Path, column: str) -> list[str]:
     names = _entry(load_plain_pickle(path), column)
     try:
-        return [name if isinstance(name, str) else name.decode() for name in names]
+        if not isinstance(names, list) or not all(len(name) <= MAX_NAME for name in names[:MAX_CLASSES]):
+            raise TypeError
+        return [name if isinstance(name, str) else name.decode() for name in names[:MAX_CLASSES]]
     except (TypeError, AttributeError, ValueError):
         raise UserError(f"{path} does not list the classes ({column}): unpack the data set again") from None
 

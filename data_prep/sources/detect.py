@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fastvarcon.data.folder_walk import entries, is_folder, refuse_dead_link
 from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, looks_like_image
 from fastvarcon.data_prep.sources import cifar, idx, shards
+from fastvarcon.data_prep.sources.class_tars import are_class_tars
 from fastvarcon.errors import UserError
 
 KIND_OF_SUFFIX = {**dict.fromkeys(IMAGE_SUFFIXES, "folder"), ".parquet": "parquet", ".tar": "webdataset"}
@@ -28,11 +30,21 @@ def detect_kind(path: Path) -> str:
     if len(kinds) > 1:
         raise UserError(f"{path} can be read as {' or '.join(sorted(kinds))}: say which with --source")
     if not kinds:
-        raise UserError(
-            f"{path} holds nothing that is known (one sub-folder of images per class, CIFAR batches, IDX files, "
-            "*.parquet, *.tar): correct the path, or say what it is with --source"
-        )
-    return kinds.pop()
+        raise _nothing_known(path)
+    kind = kinds.pop()
+    return "class-tars" if kind == "webdataset" and not path.is_file() and are_class_tars(path) else kind
+
+
+def _nothing_known(path: Path) -> UserError:
+    """Also names what would be known: a data set one level below, or what a dead link stood for (raised)."""
+    for entry in entries(path) if path.is_dir() else []:
+        refuse_dead_link(entry)
+        if is_folder(entry) and _is_cifar(_files_and_folders(Path(entry.path))[0]):
+            return UserError(f"{path} holds the data set {entry.name}: give {entry.path}")
+    return UserError(
+        f"{path} holds nothing that is known (one sub-folder of images per class, CIFAR batches, IDX files, "
+        "*.parquet, *.tar): correct the path, or say what it is with --source"
+    )
 
 
 def _kind_of_file(name: str) -> str | None:
@@ -44,12 +56,16 @@ def _kind_of_file(name: str) -> str | None:
 
 
 def _kinds_in(folder: Path) -> set[str]:
-    files, folders = _entries(folder)
+    files, folders = _files_and_folders(folder)
     kinds = _data_sets({_kind_of_file(name) for name in files})
-    if any(set(layout.files) <= files for layout in cifar.LAYOUTS):
+    if _is_cifar(files):
         kinds.add("cifar")
-    below = (_first_kind_below(folder / name) for name in folders)
+    below = (_first_kind_below(folder / name) for name in sorted(folders))
     return kinds.union(kind for kind in below if kind)
+
+
+def _is_cifar(files: set[str]) -> bool:
+    return any(set(layout.files) <= files for layout in cifar.LAYOUTS)
 
 
 def _data_sets(kinds: set[str | None]) -> set[str]:
@@ -59,19 +75,15 @@ def _data_sets(kinds: set[str | None]) -> set[str]:
 
 def _first_kind_below(folder: Path) -> str | None:
     """By the first file that says something: class folders are large."""
-    files, folders = _entries(folder)
+    files, folders = _files_and_folders(folder)
     kinds = (_kind_of_file(name) for name in sorted(files))
     contents = ("folder" for name in sorted(files) if looks_like_image(str(folder / name)))
     below = (_first_kind_below(folder / name) for name in sorted(folders) if not (folder / name).is_symlink())
     return next((kind for found in (kinds, contents, below) for kind in found if kind), None)
 
 
-def _entries(folder: Path) -> tuple[set[str], set[str]]:
-    """Names of the files and of the folders, without hidden ones."""
-    try:
-        with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror})") from None
-    folders = {entry.name for entry in shown if entry.is_dir()}
+def _files_and_folders(folder: Path) -> tuple[set[str], set[str]]:
+    """Their names, without hidden ones."""
+    shown = entries(folder)
+    folders = {entry.name for entry in shown if is_folder(entry)}
     return {entry.name for entry in shown} - folders, folders

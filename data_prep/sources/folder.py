@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastvarcon.data.image_folder import scan_image_folder
-from fastvarcon.data_prep.sources.base import Source, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, file_state, short_name
 from fastvarcon.errors import UserError
 
 
@@ -31,3 +32,6 @@ class FolderSource(Source):
 
     def read(self, index: int) -> Path:
         return Path(self._paths[index])
+
+    def state(self, index: int) -> FileState:
+        return file_state(self._paths[index])

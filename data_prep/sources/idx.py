@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data_prep.sources.base import Source, class_names, map_bytes, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, map_bytes, short_name
 from fastvarcon.data_prep.sources.shards import choose_split
 from fastvarcon.errors import UserError
 from fastvarcon.machine import available_memory
@@ -37,6 +38,7 @@ class IdxSource(Source):
     def __init__(self, path: Path, split: str | None):
         self._path, labels_path = _find_pair(path, split)
         self.name = short_name(path)
+        self._state = file_state(self._path)
         images, labels = _load(self._path), _load(labels_path)
         coloured = images.ndim == 4 and images.shape[3] == 3
         if not (images.ndim == 3 or coloured):
@@ -50,7 +52,7 @@ class IdxSource(Source):
             )
         self._cache = images
         self.labels = labels.astype(np.int64)
-        self.classes = class_names(self.labels, None, self.key)
+        self.classes = class_names(self.labels, None, self.key, path)
 
     def key(self, index: int) -> str:
         return f"{self._path.name} image {index}"
@@ -65,6 +67,9 @@ class IdxSource(Source):
         if index >= len(self._cache):
             raise ImageError(f"{self.key(index)}: the file has become shorter")
         return np.array(self._cache[index])
+
+    def state(self, index: int) -> FileState:
+        return self._state
 
 
 def _find_pair(path: Path, split: str | None) -> tuple[Path, Path]:

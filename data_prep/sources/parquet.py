@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fastvarcon.data.class_names import one_spelling
 from fastvarcon.data.decode import ImageError
-from fastvarcon.data_prep.sources.base import Source, class_names, short_name
+from fastvarcon.data_prep.journal import FileState
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, short_name
 from fastvarcon.data_prep.sources.parquet_columns import (
     choose_image_column,
     choose_label_column,
@@ -23,7 +25,7 @@ from fastvarcon.data_prep.sources.parquet_columns import (
     same_types,
 )
 from fastvarcon.data_prep.sources.shards import find_shards
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 
 class ParquetSource(Source):
@@ -36,6 +38,7 @@ class ParquetSource(Source):
     def __init__(self, path: Path, split: str | None, image_column: str | None, label_column: str | None):
         self.name = short_name(path)
         self._files, self._names = find_shards(path, split, (".parquet",))
+        self._states = [file_state(file) for file in self._files]
         self._groups: list[tuple[int, int, int]] = []
         """Row groups of all files: the file, its row group, the row of the file with which that begins."""
         starts, labels = [0], []
@@ -45,7 +48,7 @@ class ParquetSource(Source):
             if number == 0:
                 first, classes = schema, class_lists(file, schema)
                 self._column = choose_image_column(file, schema, image_column)
-                column = choose_label_column(file, schema, classes, label_column)
+                column = choose_label_column(file, schema, classes, label_column, self._column)
             if not same_types(first, schema, (self._column, column)):
                 raise UserError(f"{file} has other columns than {self._files[0]}: choose files of one data set")
             labels.append(_read_labels(file, opened, column))
@@ -60,7 +63,7 @@ class ParquetSource(Source):
         self._starts = np.asarray(starts)
         """[row groups + 1] index of the first image of each."""
         self.labels, names = _numbered(labels, classes.get(column), self.key)
-        self.classes = class_names(self.labels, names, self.key)
+        self.classes = class_names(self.labels, names, self.key, f"{path}, column {column}")
 
     def key(self, index: int) -> str:
         slot = self._slot(index)
@@ -75,10 +78,13 @@ class ParquetSource(Source):
                 cached = self._cache = (slot, self._row_group(slot))
             content = cached[1][index - int(self._starts[slot])].as_py()
         except (pa.ArrowException, OSError, UserError) as error:
-            raise ImageError(f"{self.key(index)}: {error}") from None
+            raise ImageError(f"{self.key(index)}: {reason(error)}") from None
         if content is None:
             raise ImageError(f"{self.key(index)}: no image, or only the path of one")
         return content
+
+    def state(self, index: int) -> FileState:
+        return self._states[self._groups[self._slot(index)][0]]
 
     def _slot(self, index: int) -> int:
         return int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -94,29 +100,33 @@ def _open(file: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is not a whole parquet file ({error}): fetch it again") from None
+        raise UserError(f"{file} is not a whole parquet file ({reason(error)}): fetch it again") from None
 
 
 def _read_labels(file: Path, opened: pq.ParquetFile, column: str) -> pa.ChunkedArray:
     """int64 or text."""
     try:
         values = opened.read(columns=[column]).column(column)
-        return values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        if pa.types.is_integer(kind):
+            return values.cast(pa.int64())
+        return values.cast(pa.binary()).cast(pa.string())  # by way of bytes: whether text is UTF-8 is checked then
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} has labels that cannot be read ({error}): fetch it again") from None
+        raise UserError(f"{file} has labels that cannot be read ({reason(error)}): fetch it again") from None
 
 
 def _numbered(
     values: list[pa.ChunkedArray], names: list[str] | None, key: Callable[[int], str]
 ) -> tuple[np.ndarray, list[str] | None]:
-    """[n] int64, and the class names if there are any. Text is its own name; its classes are sorted."""
+    """[n] int64, and the class names if there are any. Text is its own name, in one spelling; classes are sorted."""
     column = pa.chunked_array([chunk for part in values for chunk in part.chunks])
     if column.null_count:
         index = int(column.is_null().to_numpy().argmax())
         raise UserError(f"{key(index)} has no label: choose a split or --label-column that has labels")
     if pa.types.is_integer(column.type):
         return column.to_numpy(), names
-    texts = column.to_pylist()
-    classes = sorted(set(texts))
+    spelled = {text: one_spelling(text) for text in column.unique().to_pylist()}
+    texts = [spelled[text] for text in column.to_pylist()]
+    classes = sorted(set(spelled.values()))
     number = {name: label for label, name in enumerate(classes)}
     return np.fromiter((number[text] for text in texts), np.int64, len(texts)), classes

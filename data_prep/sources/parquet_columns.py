@@ -16,23 +16,26 @@ LABEL_NAMES = ("label", "labels", "fine_label", "fine_labels", "class", "target"
 
 
 def choose_image_column(file: Path, schema: pa.Schema, given: str | None) -> str:
-    """The given column, else the only one that can hold images, else the only such one with a usual name.
+    """The given column, else the only one that can hold images, or of such ones with a usual name, or of any length.
 
     Raises:
         UserError: none, or several.
     """
-    fitting = [field.name for field in schema if _holds_bytes(field.type)]
+    fitting = [field.name for field in schema if _holds_images(field.type)]
     named = [name for name in fitting if name.lower() in IMAGE_NAMES]
-    return _choose(file, schema, "image", given, fitting, [fitting, named])
+    of_any_length = [name for name in fitting if not types.is_fixed_size_binary(schema.field(name).type)]
+    return _choose(file, schema, "image", given, fitting, [fitting, named, of_any_length])
 
 
-def choose_label_column(file: Path, schema: pa.Schema, with_classes: Iterable[str], given: str | None) -> str:
-    """The given column, else the only one with a list of classes, else the only one with a usual name.
+def choose_label_column(
+    file: Path, schema: pa.Schema, with_classes: Iterable[str], given: str | None, images: str
+) -> str:
+    """The given column, else the only one with a list of classes, else the only one with a usual name; not `images`.
 
     Raises:
         UserError: none, or several.
     """
-    fitting = [field.name for field in schema if _holds_labels(field.type)]
+    fitting = [field.name for field in schema if _holds_labels(field.type) and field.name != images]
     listed = [name for name in fitting if name in with_classes]
     named = [name for name in fitting if name.lower() in LABEL_NAMES]
     return _choose(file, schema, "label", given, fitting, [listed, named])
@@ -66,15 +69,25 @@ def same_types(one: pa.Schema, other: pa.Schema, columns: Iterable[str]) -> bool
     return all(name in other.names and one.field(name).type == other.field(name).type for name in columns)
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _holds_images(kind: pa.DataType) -> bool:
     if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    return _is_bytes(kind)
 
 
 def _holds_labels(kind: pa.DataType) -> bool:
-    text = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_integer(kind) or types.is_string(text) or types.is_large_string(text)
+    """Text may be stored as bytes: other writers do not mark it."""
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_integer(kind) or _is_text(kind) or _is_bytes(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    forms = types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary
+    return any(form(kind) for form in forms)
 
 
 def _choose(

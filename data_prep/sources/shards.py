@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from fastvarcon.data.class_names import splits_among
+from fastvarcon.data.folder_walk import FolderWalk, refuse_dead_link
 from fastvarcon.errors import UserError
 
 NUMBERING = re.compile(r"(^|[-_.])\d+(-of-\d+)?(-[0-9a-f]{16})?$")
@@ -29,19 +31,19 @@ def find_shards(path: Path, split: str | None, suffixes: tuple[str, ...]) -> tup
     `path` is one file, a folder whose files at any depth are taken, or a pattern.
 
     Raises:
-        UserError: nothing there, or a folder of several splits and none is chosen.
+        UserError: nothing there, or a folder of several splits, or a pattern of train and test, and none is chosen.
     """
     if path.is_dir():
-        root, files = path, _files_below(path, suffixes)
+        root, files = path, files_below(path, suffixes)
         if not files:
             raise UserError(f"{path} holds no files named *{' or *'.join(suffixes)}: give the folder they are in")
     else:
-        files = [path] if path.exists() else _expand(path)
+        files = [path] if path.exists() else expand_pattern(path)
         root = Path(os.path.commonpath([file.parent for file in files]))
-    if path.is_dir() or split is not None:
-        groups: dict[str, list[Path]] = {}
-        for file in files:
-            groups.setdefault(_split_of(file.relative_to(root)), []).append(file)
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        groups.setdefault(_split_of(file.relative_to(root)), []).append(file)
+    if path.is_dir() or split is not None or splits_among(groups):  # a pattern may well join anything else
         files = choose_split(groups, split, path)
     return files, [file.relative_to(root).as_posix() for file in files]
 
@@ -70,18 +72,16 @@ def _split_of(file: Path) -> str:
     return (file.parent / NUMBERING.sub("", file.stem)).as_posix()
 
 
-def _files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    def fail(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})")
-
-    files: list[Path] = []
-    for parent, folders, names in os.walk(root, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(parent, name) for name in names if name.endswith(suffixes) and not name.startswith(".")]
+def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    files = []
+    for entry in FolderWalk().files(root):
+        if entry.name.endswith(suffixes):
+            refuse_dead_link(entry)
+            files.append(Path(entry.path))
     return sorted(files)
 
 
-def _expand(pattern: Path) -> list[Path]:
+def expand_pattern(pattern: Path) -> list[Path]:
     """The files that a pattern with {0000..0012}, * and ? means."""
     if not is_pattern(pattern):
         raise UserError(

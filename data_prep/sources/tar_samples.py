@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from collections import Counter
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastvarcon.data.image_kinds import HEAD, IMAGE_SUFFIXES, TEXT, kind_of
+from fastvarcon.data.image_kinds import listed as kinds_listed
 from fastvarcon.data_prep.sources.base import map_bytes
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 MEMBER_NAME = re.compile(r"(?P<key>(.*/)?[^./]+)\.(?P<field>[^/]+)", re.DOTALL)
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -36,6 +38,8 @@ class TarSamples:
     labels: list[int] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     """Number of members that belong to no sample, by kind: see image_kinds."""
+    tars: int = 0
+    """Members that are tar files."""
 
 
 class _Part(NamedTuple):
@@ -57,13 +61,10 @@ def list_samples(path: Path) -> TarSamples:
         UserError: a file that is compressed, truncated or damaged; a sample without image or label.
     """
     content = map_bytes(path)
-    if content[:6].tobytes().startswith(COMPRESSED):
-        raise UserError(
-            f"{path} is compressed: unpack it first, to a .tar if it is a shard; images gain nothing from it"
-        )
     listed = TarSamples()
     samples: dict[str, dict[str, _Part]] = {}
-    for member in _members(path, content):
+    for member, _ in members_of(path, content):
+        listed.tars += member.name.endswith(".tar")
         name = MEMBER_NAME.fullmatch(member.name)
         if name is None:
             kind, readable = _Part(member.name, member.offset_data, member.size).kind(content)
@@ -90,8 +91,52 @@ def list_samples(path: Path) -> TarSamples:
     return listed
 
 
-def _members(path: Path, content: np.ndarray) -> Iterator[tarfile.TarInfo]:
-    """The files in the shard. Whether each lies within it, and the end mark at its end, is checked."""
+def list_images(path: Path, label: int) -> TarSamples:
+    """Every image of a file without labels. Hidden ones, as Finder's shadow files, are passed over.
+
+    Raises:
+        UserError: a file that is compressed, truncated or damaged, has no images, or two of one name.
+    """
+    listed = TarSamples()
+    seen = set()
+    content = map_bytes(path)
+    for member, offset in members_of(path, content):
+        name = member.name.rsplit("/", 1)[-1]
+        if name.startswith("."):
+            continue
+        if not is_image(name):
+            kind, readable = _Part(member.name, offset, member.size).kind(content)
+            if not readable:
+                listed.left_out[kind] += 1
+                continue
+        if member.name in seen:
+            raise UserError(f"{path} holds {member.name} twice: give every image a name of its own")
+        seen.add(member.name)
+        listed.members.append(member.name)
+        listed.offsets.append(offset)
+        listed.sizes.append(member.size)
+        listed.labels.append(label)
+    if not listed.members:
+        found = f", only {kinds_listed(listed.left_out)}" if listed.left_out else ""
+        raise UserError(f"{path} has no images that can be read{found}: remove it or fill it")
+    return listed
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def members_of(path: Path, content: np.ndarray | None = None) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """The files in a tar and the bytes at which they begin. That each lies within it, and its end mark, is checked.
+
+    Raises:
+        UserError: it is compressed, truncated or damaged, or holds links.
+    """
+    content = map_bytes(path) if content is None else content
+    if content[:6].tobytes().startswith(COMPRESSED):
+        raise UserError(
+            f"{path} is compressed: unpack it first, to a .tar if it is a shard; images gain nothing from it"
+        )
     end = 0
     try:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -106,12 +151,12 @@ def _members(path: Path, content: np.ndarray) -> Iterator[tarfile.TarInfo]:
                     raise UserError(
                         f"{path} member {member.name} is a link or no plain file: write the shard without such"
                     )
-                yield member
+                yield member, member.offset_data
             end = tar.offset
-    except UserError:
+    except (UserError, GeneratorExit):
         raise
     except Exception as error:  # damaged headers fail in any way
-        raise UserError(f"{path} is not a whole tar file ({error}): fetch it again") from None
+        raise UserError(f"{path} is not a whole tar file ({reason(error)}): fetch it again") from None
     if content.size - end < tarfile.BLOCKSIZE or content[end:].any():
         raise _damaged(path, end)
 
@@ -134,4 +179,7 @@ def _label(path: Path, key: str, parts: dict[str, _Part], content: np.ndarray) -
         if type(label) is int and abs(label) < 2**63:
             return label
         raise UserError(f'{path} member {parts["json"].member} has no integer "label": add one, or a {key}.cls')
-    raise UserError(f'{path} sample {key} has no label: add {key}.cls, or {key}.json with an integer "label"')
+    raise UserError(
+        f'{path} sample {key} has no label: add {key}.cls, or {key}.json with an integer "label"; where each tar holds '
+        "one class, give the folder of them all"
+    )

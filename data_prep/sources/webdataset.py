@@ -2,32 +2,30 @@
 
 KEY goes up to the first dot of the file name. A label is KEY.cls, an integer in ASCII, else "label" in KEY.json. The
 names of the classes come from classes.txt, one a line, or classes.json, a list or {"classes": [...]}, beside the
-shards; where there is neither, classes are numbers.
+shards, or from dataset.json where this program wrote them; where there is none, classes are numbers.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-from fastvarcon.data.decode import ImageError, check_size
 from fastvarcon.data.image_kinds import listed
-from fastvarcon.data_prep.sources.base import Source, class_names, map_bytes, short_name
+from fastvarcon.data.tar_shards import HEAD
+from fastvarcon.data_prep.sources.base import class_names, short_name
 from fastvarcon.data_prep.sources.shards import find_shards
 from fastvarcon.data_prep.sources.tar_samples import list_samples
-from fastvarcon.errors import UserError
+from fastvarcon.data_prep.sources.tar_source import SUFFIXES, TarSource
+from fastvarcon.errors import UserError, reason
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""Compressed ones are found too, so that the reader can say what to do about them."""
+LISTS = ("classes.txt", "classes.json", HEAD)
+"""Files beside the shards that name the classes; the last one `fastvarcon convert --format tar` writes."""
 
 
-class WebdatasetSource(Source):
+class WebdatasetSource(TarSource):
     """One shard, those of a folder, or those of a pattern such as train-{0000..0012}.tar.
 
-    The shards are read once to list them, header by header; an image is then a slice of a memory-mapped file.
+    The shards are read once to list them, header by header.
 
     Raises:
         UserError: a shard that is missing, compressed, truncated or damaged; a sample without image or label.
@@ -35,59 +33,42 @@ class WebdatasetSource(Source):
 
     def __init__(self, path: Path, split: str | None):
         self.name = short_name(path)
-        self._files, self._names = find_shards(path, split, SUFFIXES)
+        self._set_files(*find_shards(path, split, SUFFIXES))
         shards = [list_samples(file) for file in self._files]
-        self.left_out = sum((shard.left_out for shard in shards), Counter())
-        self._starts = np.cumsum([0, *(len(shard.members) for shard in shards)])
-        self._members = [name for shard in shards for name in shard.members]
-        self._offsets = np.asarray([offset for shard in shards for offset in shard.offsets], dtype=np.int64)
-        self._sizes = np.asarray([size for shard in shards for size in shard.sizes], dtype=np.int64)
-        self.labels = np.asarray([label for shard in shards for label in shard.labels], dtype=np.int64)
+        self._set_samples(shards)
+        if any(shard.tars for shard in shards) and len(self.labels) == 0:
+            raise UserError(f"{path} holds tar files: unpack it once and give the folder of them")
         if len(self.labels) == 0:
             found = f", only {listed(self.left_out)}" if self.left_out else ""
             raise UserError(
                 f"{path} holds no samples{found}: the members of a shard are named KEY.jpg and KEY.cls or KEY.json"
             )
-        self.classes = class_names(self.labels, _listed_classes(self._files[0].parent), self.key)
-
-    def key(self, index: int) -> str:
-        return f"{self._names[self._shard(index)]} member {self._members[index]}"
-
-    def read(self, index: int) -> bytes:
-        shard = self._shard(index)
-        try:
-            cached = self._cache
-            if cached is None or cached[0] != shard:
-                cached = self._cache = (shard, map_bytes(self._files[shard]))
-        except UserError as error:
-            raise ImageError(f"{self.key(index)}: {error}") from None
-        start, size = int(self._offsets[index]), int(self._sizes[index])
-        check_size(size, self.key(index))
-        content = cached[1][start : start + size].tobytes()
-        if len(content) != size:
-            raise ImageError(f"{self.key(index)}: the shard has become shorter")
-        return content
-
-    def _shard(self, index: int) -> int:
-        return int(np.searchsorted(self._starts, index, side="right")) - 1
+        folder = self._files[0].parent
+        self.classes = class_names(self.labels, _listed_classes(folder), self.key, folder)
 
 
 def _listed_classes(folder: Path) -> list[str] | None:
-    files = [file for file in (folder / "classes.txt", folder / "classes.json") if file.exists()]
-    if not files:
-        return None
-    if len(files) > 1:
-        raise UserError(f"{folder} has both classes.txt and classes.json: remove one")
+    lists = {file.name: _read_list(file) for file in map(folder.joinpath, LISTS) if file.exists()}
+    found = {name: names for name, names in lists.items() if names is not None}
+    if len(set(map(tuple, found.values()))) > 1:
+        raise UserError(f"{folder} has other classes in {' than in '.join(found)}: remove one of these lists")
+    return next(iter(found.values()), None)
+
+
+def _read_list(file: Path) -> list[str] | None:
+    """None where HEAD is another program's file of that name."""
     try:
-        text = files[0].read_text(encoding="utf-8")
-        if files[0].suffix == ".txt":
+        text = file.read_text(encoding="utf-8-sig")  # Windows begins a text with a mark
+        if file.suffix == ".txt":
             return [line.strip() for line in text.strip().split("\n")]
         listed = json.loads(text)
+        if file.name == HEAD and not (isinstance(listed, dict) and "records_crc32" in listed):
+            return None
         names = listed["classes"] if isinstance(listed, dict) else listed
     except OSError as error:
-        raise UserError(f"{files[0]} cannot be read ({error.strerror})") from None
+        raise UserError(f"{file} cannot be read ({reason(error)}): correct its permissions or remove it") from None
     except (ValueError, KeyError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{files[0]} is no list of class names: write a JSON list of text, in the order of the labels")
+        raise UserError(f"{file} is no list of class names: write a JSON list of text, in the order of the labels")
     return names

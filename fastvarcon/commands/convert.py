@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastvarcon.errors import UserError
+from fastvarcon.data.class_names import one_spelling
+from fastvarcon.errors import UserError, reason
 from fastvarcon.machine import available_cores
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -28,8 +29,8 @@ def convert(
         ),
     ],
     kind: Annotated[
-        Literal["auto", "folder", "cifar", "idx", "parquet", "webdataset"],
-        arg(name="source", help="Kind of SOURCE; auto detects it."),
+        Literal["auto", "folder", "cifar", "idx", "parquet", "webdataset", "class-tars"],
+        arg(name="source", help="Kind of SOURCE; auto detects it. class-tars: one tar file per class."),
     ] = "auto",
     split: Annotated[
         str | None, arg(help="Which split to convert if SOURCE holds several, for instance train.")
@@ -104,6 +105,7 @@ def convert(
     from fastvarcon.data_prep.encode import PRESETS, EncodeSettings
     from fastvarcon.data_prep.sources import open_source
     from fastvarcon.progress import Counter, format_seconds
+    from fastvarcon.terminal import say
 
     if preset is None:
         default = EncodeSettings()
@@ -145,29 +147,27 @@ def convert(
             restart=restart,
             progress=counter,
         )
-    print(
+    say(
         f"{done.path}: {done.written:,} images, {len(images.classes):,} classes, {_bytes_in(done.path) / 1e6:,.1f} MB, "
         f"in {format_seconds(time.perf_counter() - start)}"
     )
     if settings.mode == "keep" and settings.check == "frame":
-        print(f"JPEGs were kept without decoding them: `fastvarcon verify {done.path}` proves each of them sound")
-    for remark in done.remarks:
-        print(remark)
+        say(f"JPEGs were kept without decoding them: `fastvarcon verify {done.path}` proves each of them sound")
+    say(*done.remarks)
     if images.left_out:
-        print(f"left out: {listed(images.left_out)}")
+        say(f"left out: {listed(images.left_out)}")
     if done.skipped:
-        print(f"{len(done.skipped):,} broken files were skipped; they are listed in {done.skipped_list}:")
-        shown = [f"  {message}" for message in done.skipped[:10]] + ["  ..."] * (len(done.skipped) > 10)
-        print("\n".join(shown).encode(errors="backslashreplace").decode())
+        say(f"{len(done.skipped):,} broken files were skipped; they are listed in {done.skipped_list}:")
+        say(*(f"  {message}" for message in done.skipped[:10]), *["  ..."] * (len(done.skipped) > 10))
 
 
 def read_classes(path: Path) -> list[str]:
     """The names in a text file, one per line. Raises UserError if there are none."""
     try:
-        names = path.read_text(encoding="utf-8").split("\n")
+        names = path.read_text(encoding="utf-8-sig").split("\n")  # Windows begins a text with a mark
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes {path} cannot be read ({error}): give a text with a class a line") from None
-    names = [name.strip() for name in names if name.strip()]
+        raise UserError(f"--classes {path} cannot be read ({reason(error)}): give a text with a class a line") from None
+    names = [one_spelling(name.strip()) for name in names if name.strip()]
     if not names:
         raise UserError(f"--classes {path} is empty: give a text with a class a line")
     return names

@@ -50,6 +50,7 @@ def inspect(
                 raise UserError(f"--{flag} says how views are drawn: add --views 8")
     from fastvarcon.data.records import open_records
     from fastvarcon.reporting.inspect import describe
+    from fastvarcon.terminal import say
 
     records = open_records(path)
     text = describe(records, path)
@@ -58,7 +59,7 @@ def inspect(
         picture = out or Path("views.png")
         _draw(path, views, policy or "simaugment", size, seed or 0, picture)
         text += f"\n{picture}"
-    print(text)
+    say(*text.split("\n"))
 
 
 def _draw(path: Path, views: int, policy: str, size: int | None, seed: int, out: Path) -> None:

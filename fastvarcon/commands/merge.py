@@ -30,17 +30,18 @@ def merge(
     from fastvarcon.data_prep.merge import open_parts
     from fastvarcon.data_prep.skipped import skipped_path
     from fastvarcon.progress import Counter, format_seconds
+    from fastvarcon.terminal import say
 
     parts = open_parts([path for shard in shards for path in _matches(shard)])
     start = time.perf_counter()
     with Counter(f"merging {len(parts)} files", sum(map(len, parts))) as counter:
         done = run(parts, out, counter.advance)
-    print(
+    say(
         f"{out}: {done.images:,} images, {len(parts[0].classes):,} classes, {out.stat().st_size / 1e6:,.1f} MB, "
         f"in {format_seconds(time.perf_counter() - start)}"
     )
     if done.skipped:
-        print(f"{done.skipped:,} broken files had been skipped; they are listed in {skipped_path(out)}")
+        say(f"{done.skipped:,} broken files had been skipped; they are listed in {skipped_path(out)}")
 
 
 def _matches(path: Path) -> list[Path]:

@@ -26,6 +26,7 @@ def verify(
     from fastvarcon.data.records import open_records
     from fastvarcon.data_prep.verify import verify as run
     from fastvarcon.progress import Counter
+    from fastvarcon.terminal import say
 
     if workers < 0:
         raise UserError(f"--workers must be 0 (one per core) or more, got {workers}")
@@ -50,6 +51,6 @@ def verify(
     hashes = "" if records.hashes is not None else ", no content hashes to compare"
     speed = records.sizes.sum() / 1e6 / seconds
     lines.append(f"{path}: {len(records):,} records, {len(found.bad):,} bad, {speed:,.0f} MB/s{hashes}")
-    print("\n".join(lines).encode(errors="backslashreplace").decode())
+    say(*lines)
     if found.bad:
         raise SystemExit(1)

@@ -23,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvarcon.errors import UserError
+from fastvarcon.data.class_names import names_in_file
+from fastvarcon.data.mapped_file import map_file
+from fastvarcon.errors import UserError, reason
 
 VERSION = 2
 JPG, RAW = 0, 1
@@ -96,7 +98,9 @@ class Beton:
         if self.path.is_fifo():
             raise BetonError(f"{self.path} is a pipe: name a .beton file")  # opening it would wait for ever
         try:
-            self._map: np.ndarray = np.memmap(self.path, dtype=np.uint8, mode="r")
+            self._map: mmap.mmap | None = map_file(self.path)
+        except UserError:  # too many are open
+            raise
         except FileNotFoundError:
             raise BetonError(
                 f"{self.path} does not exist: make it with `fastvarcon convert IMAGE_FOLDER {self.path}`"
@@ -107,10 +111,10 @@ class Beton:
                 "or read it directly with --data.backend folder"
             ) from None
         except OSError as error:
-            raise BetonError(f"{self.path} cannot be read ({error.strerror or error})") from None
+            raise BetonError(f"{self.path} cannot be read ({reason(error)})") from None
         except ValueError:
             raise BetonError(f"{self.path} is not a .beton file: it is empty") from None
-        self._bytes = self._map.view(np.ndarray)
+        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         self._read_header()
         self._read_samples()
         self._read_allocations()
@@ -143,15 +147,14 @@ class Beton:
     def will_need(self, first: int, last: int) -> None:
         """Ask the system to read records first..last - 1 ahead, in one sequential go."""
         starts = self._pointers[first:last]
-        if len(starts) and hasattr(mmap, "MADV_WILLNEED"):
+        if self._map is not None and len(starts) and hasattr(mmap, "MADV_WILLNEED"):
             ends = starts + self.sizes[first:last].astype(np.uint64)
             start = int(starts.min()) // mmap.PAGESIZE * mmap.PAGESIZE
-            mapping = self._map._mmap  # type: ignore[attr-defined]  # numpy has no public name for it
-            mapping.madvise(mmap.MADV_WILLNEED, start, int(ends.max()) - start)
+            self._map.madvise(mmap.MADV_WILLNEED, start, int(ends.max()) - start)
 
     def close(self) -> None:
         """Unmap the file, as soon as no record of it is held. May be called twice."""
-        self._map = self._bytes = np.empty(0, dtype=np.uint8)
+        self._map, self._bytes = None, np.empty(0, dtype=np.uint8)
 
     # ---- reading, in file order ------------------------------------------------------------------------------------
 
@@ -248,7 +251,7 @@ class Beton:
             raise self._fail("the class list is damaged")
         try:
             self.extra = json.loads(block.tobytes())
-            classes = self.extra["classes"]
+            names = names_in_file(self.extra["classes"])
             whole = self.extra.get("num_samples", self._num_samples) == self._num_samples
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._fail("the class list is damaged") from None
@@ -257,9 +260,9 @@ class Beton:
                 f"it was written with {self.extra['num_samples']} samples, its header says {self._num_samples}"
             )
         shard = self.extra.get("shard", [1, 1])
-        listed = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        if not listed or not (isinstance(shard, list) and [type(part) for part in shard] == [int, int]):
+        if names is None or not (isinstance(shard, list) and [type(part) for part in shard] == [int, int]):
             raise self._fail("the class list is damaged")
+        self.extra["classes"] = names
 
     def _read_hashes(self) -> None:
         self.hashes = None

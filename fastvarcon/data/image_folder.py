@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, LOOSE, kind_of_file, listed
+from fastvarcon.data.class_names import check_names, one_spelling, splits_among
+from fastvarcon.data.folder_walk import FolderWalk, entries, is_folder, leads_back, refuse_dead_link
+from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, LOOSE, kind_of_file, listed, looks_like_image
 from fastvarcon.errors import UserError
 
-SPLIT_NAMES = frozenset(("train", "val", "valid", "validation", "test", "eval"))
+LEVELS = 20
+"""A look for class folders goes no deeper: links can lead round in circles."""
 
 
 @dataclass(frozen=True)
@@ -46,63 +49,89 @@ def scan_image_folder(root: Path) -> ImageFolder:
         raise UserError(f"{root} does not exist: give a folder with one sub-folder of images per class")
     if not root.is_dir():
         raise UserError(f"{root} is a file: give a folder with one sub-folder of images per class")
-    classes, loose = _class_folders(root)
-    if not classes:
+    folders, loose = _class_folders(root)
+    if not folders:
         raise UserError(f"{root} has no class folders: images must lie in {root}/CLASS/")
-    if len(classes) > 1 and {name.lower() for name in classes} <= SPLIT_NAMES:
-        raise UserError(
-            f"{root} holds the splits {', '.join(classes)}, not classes: give one of them, {root / classes[0]}"
-        )
+    _refuse_a_level_above(root, folders)
     paths: list[Path] = []
     labels: list[int] = []
     left_out = Counter({LOOSE: loose} if loose else {})
-    for label, name in enumerate(classes):
-        images, others = _images_below(root / name)
+    walk = FolderWalk()
+    for label, name in enumerate(folders):
+        images, others = _images_below(root / name, walk)
         if not images:
             found = f", only {listed(others)}" if others else ""
             raise UserError(f"class folder {root / name} has no images that can be read{found}: remove it or fill it")
         paths += images
         labels += [label] * len(images)
         left_out += others
-    return ImageFolder(root, classes, paths, np.asarray(labels, dtype=np.int64), left_out)
+    return ImageFolder(root, check_names(folders, root), paths, np.asarray(labels, dtype=np.int64), left_out)
 
 
 def _class_folders(root: Path) -> tuple[list[str], int]:
-    """Sorted names of the class folders, and the number of files beside them."""
-    try:
-        entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{root} cannot be read ({error.strerror})") from None
-    classes = sorted(entry.name for entry in entries if entry.is_dir())
-    for name in classes:
-        if not name.isprintable():  # bytes that are no text, control characters: no file could keep the name
-            raise UserError(f"class folder {name!r} in {root} has a name that is not readable text: rename it")
-    return classes, len(entries) - len(classes)
+    """Names of the class folders, sorted as classes are, and the number of files beside them."""
+    found = entries(root)
+    real_root = os.path.realpath(root)
+    for entry in found:
+        refuse_dead_link(entry)
+    folders = [entry for entry in found if is_folder(entry)]
+    for entry in folders:
+        if entry.is_symlink() and leads_back(entry.path, real_root):
+            raise UserError(f"{entry.path} is a link to {root} itself: remove the link")
+    names = sorted((entry.name for entry in folders), key=lambda name: (one_spelling(name), name))
+    check_names(names, root)
+    return names, len(found) - len(names)
 
 
-def _images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+def _images_below(folder: Path, walk: FolderWalk) -> tuple[list[Path], Counter[str]]:
     """Sorted image files at any depth, and the number of other files by kind. Hidden entries are passed over."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})")
-
     images: list[Path] = []
     others: Counter[str] = Counter()
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            usual = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-            kind, readable = ("", True) if usual else kind_of_file(os.path.join(parent, name))
-            if readable:
-                images.append(Path(parent, name))
-            else:
-                others[kind] += 1
+    for entry in walk.files(folder):
+        usual = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+        if not usual:
+            refuse_dead_link(entry)  # to a folder of images, perhaps; an image is refused when it is read
+        kind, readable = ("", True) if usual else kind_of_file(entry.path)
+        if readable:
+            images.append(Path(entry.path))
+        else:
+            others[kind] += 1
     return sorted(images), others
+
+
+# ---- a folder too high -----------------------------------------------------------------------------------------------
+
+
+def _refuse_a_level_above(root: Path, folders: list[str]) -> None:
+    """Raises UserError where the sub-folders are splits, or there is one that holds nothing but folders."""
+    inside = _class_level(root)
+    if inside == root:
+        return
+    splits = splits_among(folders)
+    if len(folders) > 1:
+        raise UserError(f"{root} holds the splits {', '.join(splits)}, not classes: give one of them, {inside}")
+    raise UserError(
+        f"{root} has one folder, {folders[0]}, and that holds folders: give {inside}, whose folders are the classes"
+    )
+
+
+def _class_level(root: Path) -> Path:
+    """The folder, at or below `root`, whose sub-folders look like classes; of several splits the first."""
+    folder = root
+    for _ in range(LEVELS):
+        names = [entry.name for entry in entries(folder) if is_folder(entry)]
+        inner = splits_among(names)
+        if len(names) == 1 and _holds_only_folders(folder / names[0]):
+            inner = names
+        if not inner:
+            break
+        folder = folder / inner[0]
+    return folder
+
+
+def _holds_only_folders(folder: Path) -> bool:
+    inside = entries(folder)
+    if not any(map(is_folder, inside)):
+        return False
+    usual = any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in inside)
+    return not usual and not any(looks_like_image(entry.path) for entry in inside)

@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from fastvarcon.data.beton import JPG, UNLABELLED, beyond_jpeg
+from fastvarcon.data.class_names import names_in_file
+from fastvarcon.data.mapped_file import map_file
 from fastvarcon.data.records import TAR_TABLE
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 SHARD, INDEX, TABLE, HEAD = "shard-{:06d}.tar", "shard-{:06d}.idx", TAR_TABLE, "dataset.json"
 RECORD = np.dtype(
@@ -103,19 +105,19 @@ class TarShards:
         """Names and sizes of the shards."""
         try:
             head = json.loads((self.path / HEAD).read_bytes())
-            self.classes, self.extra = head["classes"], head["extra"]
+            classes, self.extra = names_in_file(head["classes"]), head["extra"]
             self._num_samples, self._table_crc32 = head["num_samples"], head["records_crc32"]
             names = [shard["name"] for shard in head["shards"]]
             sizes = [shard["size"] for shard in head["shards"]]
         except OSError as error:
-            raise self._fail(HEAD, f"cannot be read ({error.strerror})") from None
+            raise self._fail(HEAD, f"cannot be read ({reason(error)})") from None
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._fail(HEAD, "is damaged") from None
-        texts = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
         numbered = names == [SHARD.format(number) for number in range(len(names))]
         sized = all(type(size) is int and 0 < size < 1 << 63 for size in sizes)
-        if not (texts and isinstance(self.extra, dict) and numbered and sized):
+        if classes is None or not (isinstance(self.extra, dict) and numbered and sized):
             raise self._fail(HEAD, "is damaged")
+        self.classes = classes
         return names, sizes
 
     def _read_table(self) -> np.ndarray:
@@ -123,7 +125,7 @@ class TarShards:
             stored = np.lib.format.open_memmap(self.path / TABLE, mode="r")  # refuses pickled objects
             whole = stored.offset + stored.nbytes == (self.path / TABLE).stat().st_size
         except OSError as error:
-            raise self._fail(TABLE, f"cannot be read ({error.strerror or error})") from None
+            raise self._fail(TABLE, f"cannot be read ({reason(error)})") from None
         except Exception:  # numpy raises whatever it meets in a damaged header
             raise self._fail(TABLE, "is damaged") from None
         if stored.dtype != RECORD or stored.shape != (self._num_samples,) or self._num_samples == 0:
@@ -138,10 +140,11 @@ class TarShards:
         if not file.is_file():
             raise self._fail(name, "is missing")
         try:
-            with open(file, "rb") as opened:
-                content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            content = map_file(file)
+        except UserError:  # too many are open
+            raise
         except OSError as error:
-            raise self._fail(name, f"cannot be read ({error.strerror})") from None
+            raise self._fail(name, f"cannot be read ({reason(error)})") from None
         except ValueError:
             raise self._fail(name, "is empty") from None
         if len(content) != size:

@@ -12,6 +12,7 @@ from accelerate.tracking import GeneralTracker
 
 from fastvarcon.progress import Bar, format_seconds
 from fastvarcon.run_folder import read_metrics
+from fastvarcon.terminal import say
 from fastvarcon.training.trackers import scalars
 
 
@@ -54,7 +55,7 @@ class Display:
     def say(self, text: str) -> None:
         """A line that stays."""
         if self._bar is not None:
-            self._bar.say(text) if self._bar.shown else print(text, flush=True)
+            self._bar.say(text) if self._bar.shown else say(text)
 
     def step(self, step: int, text: str) -> None:
         """Progress after `step` steps with its figures."""

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 
 from fastvarcon.config import Config
+from fastvarcon.data.class_names import names_in_file
 from fastvarcon.errors import UserError
 from fastvarcon.models.encoders import Encoder
 from fastvarcon.models.timm_encoders import draws_at_random, require_timm
@@ -257,6 +258,7 @@ class Run:
         )
 
     def _restore(self, state: dict) -> None:
+        state["data"]["classes"] = names_in_file(state["data"]["classes"])  # as the file's are read, also in old runs
         if state["data"] != self._data_identity():
             raise UserError(
                 f"{self.config.data.train} has changed since {self.folder.path} was begun (it had "

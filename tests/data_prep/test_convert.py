@@ -18,7 +18,7 @@ from fastvarcon.data_prep.beton_writer import MIN_PAGE_SIZE, BetonWriter
 from fastvarcon.data_prep.convert import convert, part_of
 from fastvarcon.data_prep.encode import EncodeSettings
 from fastvarcon.data_prep.record import Record
-from fastvarcon.data_prep.sources import open_source
+from fastvarcon.data_prep.sources import Source, open_source
 from fastvarcon.errors import UserError
 
 
@@ -163,32 +163,40 @@ def test_pipe_among_the_images_is_no_hang(image_folder, tmp_path):
         run(image_folder, tmp_path / "a.beton")
 
 
-def test_links_back_and_hidden_folders_do_not_multiply_images(image_folder):
-    (image_folder / "ant" / "self").symlink_to(image_folder / "ant")
+def test_hidden_folders_are_passed_over(image_folder):
     (image_folder / "ant" / ".thumbs").mkdir()
     (image_folder / "ant" / ".thumbs" / "a.jpg").write_bytes((image_folder / "ant" / "0.jpg").read_bytes())
     assert len(scan_image_folder(image_folder).paths) == 15
 
 
-def test_splits_in_the_place_of_classes(image_folder, tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / "data" / split).mkdir(parents=True)
-        shutil.copytree(image_folder, tmp_path / "data" / split / "all")
-    with pytest.raises(UserError, match="holds the splits train, val"):
-        scan_image_folder(tmp_path / "data")
+def test_names_with_control_characters_are_spelled_out(image_folder, tmp_path, monkeypatch, capsys):
+    (image_folder / "ant" / "a\n\x1b[31mb.png").write_bytes(b"broken")
+    argv = ["fastvarcon", "convert", str(image_folder), str(tmp_path / "a.beton")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and r"ant/a\n\x1b[31mb.png" in said.err
+    monkeypatch.setattr(sys, "argv", [*argv, "--on-error", "skip"])
+    cli.main()
+    listed = (tmp_path / "a.beton.skipped.txt").read_text()
+    assert listed.count("\n") == 1 and r"ant/a\n\x1b[31mb.png: not an image" in listed
+    assert "\x1b" not in capsys.readouterr().out
 
 
-def test_class_name_that_is_no_text(image_folder):
-    os.mkdir(os.fsencode(image_folder) + b"/a\xff")
-    with pytest.raises(UserError, match="not readable text"):
-        scan_image_folder(image_folder)
+@pytest.mark.parametrize("name", ["a.beton.skipped.txt", "a.beton.journal", "a.beton.partial"])
+def test_a_folder_in_the_place_of_a_file_is_named(image_folder, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=name):
+        run(image_folder, tmp_path / "a.beton")
+    assert (tmp_path / name).is_dir() and not (tmp_path / "a.beton").exists()
 
 
 def test_broken_file_whose_name_is_no_text_is_listed(image_folder, tmp_path):
     with open(os.fsencode(image_folder) + b"/ant/b\xff.png", "wb") as file:
         file.write(b"broken")
     assert len(run(image_folder, tmp_path / "a.beton", on_error="skip")) == 15
-    assert b"b\xff.png" in (tmp_path / "a.beton.skipped.txt").read_bytes()
+    assert r"b\xff.png: " in (tmp_path / "a.beton.skipped.txt").read_text()
 
 
 def test_workers_end_with_a_killed_conversion(image_folder, tmp_path):
@@ -197,7 +205,7 @@ def test_workers_end_with_a_killed_conversion(image_folder, tmp_path):
         shutil.copy(image_folder / "ant" / "0.jpg", image_folder / "ant" / f"more{index}.jpg")
     code = (
         "import sys, time; from pathlib import Path; from fastvarcon.data_prep import convert as module\n"
-        "from fastvarcon.data_prep.sources import open_source\n"
+        "from fastvarcon.data_prep.sources import Source, open_source\n"
         "class Slow(module.Progress):\n"
         "    def advance(self, images): print('ready', flush=True); time.sleep(60)\n"
         "if __name__ == '__main__':\n"
@@ -225,7 +233,7 @@ def test_workers_import_no_torch(image_folder, tmp_path, run_python):
     assert run_python("-c", code).stdout == "[]\n"
 
 
-class Pixels:
+class Pixels(Source):
     """A source that hands out pixels and bytes; a worker reads from a copy of its own."""
 
     name, classes, labels = "pixels", ["even", "odd"], np.arange(100) % 2
@@ -277,7 +285,7 @@ def test_worker_that_fails_says_why(image_folder, tmp_path, run_python):
     script.write_text(
         "import sys; from pathlib import Path; from fastvarcon.data_prep import workers\n"
         "from fastvarcon.data_prep.convert import EncodeSettings, convert\n"
-        "from fastvarcon.data_prep.sources import open_source\n"
+        "from fastvarcon.data_prep.sources import Source, open_source\n"
         "def fail(*_): raise MemoryError('no more')\n"
         "workers.CHUNK, workers.encode = 4, fail\n"
         "if __name__ == '__main__':\n"

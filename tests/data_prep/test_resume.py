@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from fastvarcon.data.beton import Beton
+from fastvarcon.data_prep import workers
 from fastvarcon.data_prep.convert import Progress, convert
 from fastvarcon.data_prep.encode import EncodeSettings
 from fastvarcon.data_prep.journal import Journal
@@ -93,6 +94,144 @@ def test_other_images_start_anew(interrupted):
     (folder / "ant" / "0.jpg").rename(folder / "ant" / "00.jpg")
     said = run(folder, out)
     assert said.done == 0 and said.lines == ["starting anew: the interrupted conversion had another list of images"]
+
+
+# ---- sources that change in between ----------------------------------------------------------------------------------
+
+
+def repaint(path: Path) -> None:
+    """Another picture under the same name, written later."""
+    Image.new("RGB", (31, 17), (200, 10, 90)).save(path)
+
+
+@pytest.mark.parametrize("name", ["ant/0.jpg", "bee/0.jpg"])
+def test_images_that_changed_are_converted_again(interrupted, tmp_path, name):
+    folder, out, _ = interrupted
+    repaint(folder / name)
+    said = run(folder, out)
+    assert said.lines[0].endswith(f"{name} has changed since it was converted: it and what is behind it are done again")
+    assert said.done == {"ant/0.jpg": 0, "bee/0.jpg": 4}[name]
+    run(folder, tmp_path / "fresh.beton")
+    assert out.read_bytes() == (tmp_path / "fresh.beton").read_bytes() and left(out) == ["a.beton"]
+
+
+def test_the_same_size_and_another_time_is_a_change(interrupted):
+    folder, out, expected = interrupted
+    os.utime(folder / "ant" / "1.png", ns=(1, 1))
+    assert run(folder, out).done == 1 and out.read_bytes() == expected
+
+
+def test_a_skipped_file_that_was_repaired_is_read(image_folder, tmp_path):
+    broken, worse = image_folder / "ant" / "1.png", image_folder / "cat" / "1.png"
+    whole, last = broken.read_bytes(), worse.read_bytes()
+    run(image_folder, tmp_path / "whole.beton")
+    broken.write_bytes(b"hello"), worse.unlink(), worse.mkdir(), (worse / "x.jpg").write_bytes(last)
+
+    class Interrupted(Said):
+        def advance(self, images):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(
+            open_source(image_folder),
+            tmp_path / "a.beton",
+            EncodeSettings(),
+            workers=1,
+            on_error="skip",
+            progress=Interrupted(),
+        )
+    assert len(Journal(tmp_path / "a.beton").read()[1]) == 15
+    broken.write_bytes(whole), (worse / "x.jpg").rename(tmp_path / "x"), worse.rmdir(), worse.write_bytes(last)
+    assert run(image_folder, tmp_path / "a.beton").done == 0  # the list of images has another name in it
+    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
+
+
+def test_journal_of_an_earlier_release_starts_anew(interrupted):
+    folder, out, expected = interrupted
+    journal = Journal(out)
+    header, items = journal.read()
+    del header["form of journal"]
+    journal.start(header, items)
+    journal.close()
+    said = run(folder, out)
+    assert said.done == 0 and said.lines == ["starting anew: the interrupted conversion had another form of journal"]
+    assert out.read_bytes() == expected
+
+
+# ---- killed at every step --------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from fastvarcon.data_prep import workers
+from fastvarcon.data_prep.convert import convert
+from fastvarcon.data_prep.encode import EncodeSettings
+from fastvarcon.data_prep.sources import open_source
+
+workers.CHUNK = 4
+source, expected, here, form = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+steps, deadline = 0, None
+
+def step(event=None, details=None):
+    global steps
+    if event in (None, "open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
+        if event == "open" and not (isinstance(details[0], str) and str(here) in details[0]):
+            return
+        steps += 1
+        if steps == deadline:
+            os._exit(9)
+
+def before(function):
+    def stepping(*arguments):
+        step()
+        return function(*arguments)
+    return stepping
+
+os.fsync = before(os.fsync)
+
+def run(at):
+    global steps, deadline
+    child = os.fork()
+    if child == 0:
+        steps, deadline = 0, at
+        try:
+            convert(open_source(source), here / "a.out", EncodeSettings(), workers=1, on_error="skip", format=form)
+        except BaseException as error:
+            print(f"step {at}: {error!r}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+sys.addaudithook(step)
+whole, points = content(expected), 0
+while run(points + 1) == 9:
+    points += 1
+    if run(None) != 0 or content(here) != whole:
+        print(f"killed at step {points}: {sorted(content(here))}, not {sorted(whole)}", flush=True)
+    shutil.rmtree(here)
+    here.mkdir()
+print(points, "points")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("form", ["beton", "tar"])
+def test_killed_at_every_step_and_repeated(image_folder, tmp_path, run_python, form):
+    """At every file that is opened, renamed, removed, made or synced: the same command gives the output of one go."""
+    for name in ("bee/2.jpg", "bee/3.png", "bee/4.jpg", "cat"):
+        path = image_folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (image_folder / "bee" / "1.png").write_bytes(b"hello")
+    for folder in ("expected", "here"):
+        (tmp_path / folder).mkdir()
+    out, script = tmp_path / "expected" / "a.out", tmp_path / "killed.py"
+    convert(open_source(image_folder), out, EncodeSettings(), workers=1, on_error="skip", format=form)
+    script.write_text(KILLED)
+    said = run_python(script, image_folder, tmp_path / "expected", tmp_path / "here", form).stdout.splitlines()
+    assert len(said) == 1 and int(said[0].split()[0]) >= 15, "\n".join(said)
 
 
 def test_restart_throws_the_partial_work_away(interrupted):
@@ -206,6 +345,30 @@ def test_threads_that_keep_files_end_with_an_interrupt(image_folder, tmp_path, m
     assert out.read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be blocked")
+def test_an_interrupt_while_workers_start_is_not_lost(image_folder, tmp_path, monkeypatch):
+    """It arrives, at the latest behind the start of the last one, and no worker is left."""
+    monkeypatch.setattr("fastvarcon.data_prep.workers.CHUNK", 2)
+    started = []
+
+    class Worker(workers._Worker):
+        def __init__(self, process, connection):
+            super().__init__(process, connection)
+            started.append(process)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(workers, "_Worker", Worker)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(image_folder, tmp_path / "a.beton", workers=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started and not any(process.is_alive() for process in started)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
 def test_every_shard_resumes_by_itself(interrupted):
     folder, out, _ = interrupted
     assert run(folder, out, shard=(1, 2)).lines == []
@@ -253,10 +416,10 @@ def _heed_interrupts() -> None:
 
 
 def wait_for(process: subprocess.Popen, images: int, out: Path) -> None:
-    """Until about so many images more are in the journal, or the process has ended."""
-    journal = Journal(out).path
-    size = journal.stat().st_size if journal.exists() else 0
-    while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) <= size + 40 * images:
+    """Until more images than that have been added to the journal, or the process has ended."""
+    journal = Journal(out)
+    before = len(journal.read()[1])
+    while process.poll() is None and len(journal.read()[1]) <= before + images:
         time.sleep(0.002)
 
 

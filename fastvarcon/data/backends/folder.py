@@ -13,6 +13,7 @@ from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.decode import ImageError, decode_rgb
 from fastvarcon.data.image_folder import scan_image_folder
 from fastvarcon.data.image_kinds import refuse_left_out
+from fastvarcon.errors import UserError, reason
 
 
 class FolderBackend:
@@ -24,7 +25,7 @@ class FolderBackend:
         self.classes = folder.classes
         self.labels = folder.labels
         self._paths = folder.paths
-        self.sizes = np.array([path.stat().st_size for path in folder.paths], dtype=np.int64)
+        self.sizes = np.array([_size(path) for path in folder.paths], dtype=np.int64)
         self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")
 
     def __len__(self) -> int:
@@ -53,3 +54,11 @@ class FolderBackend:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _size(path: Path) -> int:
+    """Bytes. Raises UserError for a link that leads nowhere, or a file that has gone since it was listed."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): restore it or remove it") from None

@@ -7,7 +7,6 @@ those that the foreign decoder refuses or would not decode as we do. Each of the
 from __future__ import annotations
 
 import dataclasses
-import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.backends.cpu import CpuBackend
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.beton import JPG
+from fastvarcon.terminal import warn
 
 _PLAIN = ("Gray", "YCbCr")  # decoders differ in what they make of CMYK and RGB inside a JPEG
 
@@ -120,7 +120,7 @@ class ForeignBackend(ABC):
             if self._records.modes[sample] == JPG and sample not in self._refused:
                 self._refused.add(sample)
                 name = self._records.name(sample)
-                print(f"warning: {name} is not for {self.name}: backend cpu decodes it", file=sys.stderr, flush=True)
+                warn(f"{name} is not for {self.name}: backend cpu decodes it")
 
     def will_need(self, first: int, last: int) -> None:
         self._host.will_need(first, last)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 
 from fastvarcon.data.backends import Allocate, Backend, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.decode import ImageError
+from fastvarcon.terminal import warn
 
 
 class ReplaceBadImages:
@@ -44,7 +43,7 @@ class ReplaceBadImages:
                     raise
                 self.replaced[error.sample] = str(error)
                 substitute = self._substitute(error.sample)
-                print(f"warning: {error}; sample {substitute} takes its place", file=sys.stderr, flush=True)
+                warn(f"{error}; sample {substitute} takes its place")
 
     def _substitute(self, bad: int) -> int:
         """The first sample behind `bad` (around the end) of its class that is not known to be broken, else any."""

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import struct
 
 import numpy as np
@@ -11,7 +12,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvarcon.data_prep.sources import open_source
+from fastvarcon.data_prep.sources import open_source, plain_pickle
 from fastvarcon.errors import UserError
 
 
@@ -131,8 +132,8 @@ def change(folder, name, **entries):
     ("damage", "message"),
     [
         (lambda folder: (folder / "data_batch_4").unlink(), "data_batch_4 cannot be read .No such file"),
-        (lambda folder: os.truncate(folder / "data_batch_4", 2 << 30), "data_batch_4 has more than 1 GB"),
-        (lambda folder: (folder / "batches.meta").unlink(), "no unpacked CIFAR"),
+        (lambda folder: os.truncate(folder / "data_batch_4", 2 << 30), r"it has 2,147,483,648 bytes"),
+        (lambda folder: (folder / "batches.meta").unlink(), "not an unpacked CIFAR folder"),
         (
             lambda folder: change(folder, "batches.meta", label_names=["a"]),
             r"data_batch_1 row \d has label \d, outside",
@@ -208,6 +209,73 @@ def test_a_damaged_byte_cannot_ask_for_all_memory(tmp_path, rng):
     (folder / "train").write_bytes(b"]r\xff\xff\xff\x7f.")
     with pytest.raises(UserError, match="no rows of 3072 bytes"):
         open_source(folder, split="train")
+
+
+def test_more_instructions_than_data_needs(tmp_path, rng, monkeypatch):
+    """Every real batch stays far below the limit, which is lowered here."""
+    monkeypatch.setattr(plain_pickle, "MAX_INSTRUCTIONS", 500)
+    folder = write_cifar100(tmp_path, rng)
+    assert len(open_source(folder, split="train")) == 7
+    change(folder, "train", filenames=["x.png"] * 600)
+    with pytest.raises(UserError, match=r"train is damaged \(more than 500 instructions\): unpack"):
+        open_source(folder, split="train")
+
+
+def test_the_largest_real_batch_is_below_the_limit(tmp_path):
+    """The train file of CIFAR-100 with an image of zero bytes, which is one instruction whatever its size."""
+    content = batch(np.random.default_rng(0), 1, fine_labels=[7] * 50_000, coarse_labels=[3] * 50_000)
+    content["filenames"] = [f"{index}.png" for index in range(50_000)]
+    (tmp_path / "train").write_bytes(python2(content))
+    assert len(plain_pickle.load_plain_pickle(tmp_path / "train")[b"fine_labels"]) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({(1, 2): "x"}, "a key that is not a short text"),
+        ({7: "x"}, "a key that is not a short text"),
+        ({"x" * 257: "x"}, "a key that is not a short text"),
+        ({"a": {("b",): 1}}, "a key that is not a short text"),
+        ({"a": {1, 2}}, "instruction 0x.., which plain data does not need|would run code"),
+        ({"a": frozenset([1])}, "instruction 0x.., which plain data does not need|would run code"),
+        ({"a": bytearray(b"x")}, "instruction 0x.., which plain data does not need|would run code"),
+        ({"a": 1 << 5000}, None),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_values_that_plain_data_does_not_need(tmp_path, content, message, protocol):
+    (tmp_path / "x").write_bytes(pickle.dumps(content, protocol=protocol))
+    if message is None:
+        assert plain_pickle.load_plain_pickle(tmp_path / "x") == content
+        return
+    with pytest.raises(UserError, match=message):
+        plain_pickle.load_plain_pickle(tmp_path / "x")
+
+
+def test_text_is_spelled_as_bytes_once(tmp_path):
+    """Python 3 writes bytes as text for protocol 2. What a file holds once cannot be made many times."""
+    once = pickle.dumps([b"ab\xff" * 10], protocol=2)
+    (tmp_path / "x").write_bytes(once)
+    assert plain_pickle.load_plain_pickle(tmp_path / "x") == [b"ab\xff" * 10]
+    reader = plain_pickle._Reader(once)
+    with pytest.raises(ValueError, match="more bytes than the file has"):
+        [reader._latin1("x" * 20, "latin1") for _ in range(10)]
+
+
+@pytest.mark.parametrize("content", [b"\x80", b"(", b".", b"}.", b"\x80\x02", b"p" + b"9" * 50 + b"\n."])
+def test_a_reason_is_always_given(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    try:
+        plain_pickle.load_plain_pickle(tmp_path / "x")
+    except UserError as error:
+        assert re.search(r"is damaged \(.+\): unpack", str(error)) and "()" not in str(error)
+
+
+def test_a_file_larger_than_any_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain_pickle, "MAX_BYTES", 10)
+    (tmp_path / "x").write_bytes(b"x" * 11)
+    with pytest.raises(UserError, match="x is not a CIFAR batch: it has 11 bytes"):
+        plain_pickle.load_plain_pickle(tmp_path / "x")
 
 
 @pytest.fixture(scope="module")

@@ -175,6 +175,58 @@ def test_one_image_that_is_not_there(tmp_path):
     assert source.read(2) == b"here"
 
 
+@pytest.mark.parametrize("text", ["string", "string_view", "binary", "binary_view", "large_binary", "large_string"])
+@pytest.mark.parametrize("form", ["binary_view", "fixed", "large_binary", "struct"])
+def test_every_form_of_bytes_and_text(tmp_path, form, text):
+    kinds = {"fixed": pa.binary(7), "struct": pa.struct([("bytes", pa.binary_view()), ("path", pa.string_view())])}
+    content = [b"image %d" % i for i in range(3)]
+    rows = [{"bytes": row, "path": "x"} for row in content] if form == "struct" else content
+    kind = kinds.get(form) or getattr(pa, form)()
+    labels = pa.array(["dog", "ant", "dog"]).cast(getattr(pa, text)())
+    try:
+        path = write(tmp_path / "a.parquet", {"image": pa.array(rows, kind), "label": labels})
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"this pyarrow writes no such file: {error}")
+    source = open_source(path)
+    assert contents(source) == content and source.classes == ["ant", "dog"] and source.labels.tolist() == [1, 0, 1]
+
+
+def test_a_checksum_beside_the_images_is_no_image(tmp_path):
+    columns = {"jpeg": [b"image 0"], "md5": pa.array([b"x" * 16], pa.binary(16)), "label": [0]}
+    assert contents(open_source(write(tmp_path / "a.parquet", columns))) == [b"image 0"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_labels_that_are_no_text(tmp_path, kind):
+    labels = pa.array([b"\xff", b"a"], pa.large_binary() if kind == pa.large_string() else pa.binary()).view(kind)
+    with pytest.raises(UserError, match=r"labels that cannot be read \(Invalid UTF8"):
+        open_source(write(tmp_path / "a.parquet", {"image": images(2), "label": labels}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a\nb", "c"], r"column label has a class named 'a\\nb', which holds a control character"),
+        (["", "c"], "which is empty"),
+        (["train", "test"], "has classes named train, test, which are splits"),
+    ],
+)
+def test_names_that_are_none(tmp_path, labels, message):
+    with pytest.raises(UserError, match=message):
+        open_source(write(tmp_path / "a.parquet", {"image": images(2), "label": labels}))
+
+
+def test_two_spellings_of_a_label_are_one_class(tmp_path):
+    source = open_source(write(tmp_path / "a.parquet", {"image": images(3), "label": ["caf\u00e9", "a", "cafe\u0301"]}))
+    assert source.classes == ["a", "caf\u00e9"] and source.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["\ud800", "b"], ["a\tb", "b"]])
+def test_listed_names_that_are_none(tmp_path, names):
+    with pytest.raises(UserError, match="rename"):
+        open_source(write(tmp_path / "a.parquet", {"image": images(1), "label": [0]}, {"label": class_label(*names)}))
+
+
 def test_only_two_columns_are_read_and_each_row_group_once(tmp_path, monkeypatch):
     columns = {"image": images(6), "label": [0] * 6, "notes": ["x"] * 6}
     source = open_source(write(tmp_path / "a.parquet", columns, row_group_size=3))

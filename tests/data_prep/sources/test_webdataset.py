@@ -12,6 +12,9 @@ from PIL import Image
 
 from fastvarcon.data.decode import ImageError, decode_rgb
 from fastvarcon.data.image_kinds import TEXT
+from fastvarcon.data.records import open_records
+from fastvarcon.data_prep.convert import convert
+from fastvarcon.data_prep.encode import EncodeSettings
 from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
 
@@ -116,6 +119,14 @@ def test_shards_of_a_split(tmp_path, path, split):
     assert [source.read(index) for index in (5, 0, 3)] == [png(22), png(0), png(20)]
 
 
+def test_a_pattern_of_train_and_test(tmp_path):
+    for name in ("train-0.tar", "test-0.tar"):
+        write_tar(tmp_path / name, samples([0, 1]))
+    with pytest.raises(UserError, match="several splits, test, train: choose one with --split"):
+        open_source(tmp_path / "*.tar")
+    assert len(open_source(tmp_path / "*.tar", split="train")) == 2
+
+
 def test_splits_in_folders(tmp_path):
     write_tar(tmp_path / "train" / "shard-0.tar", samples([0, 1]))
     write_tar(tmp_path / "val" / "shard-0.tar", samples([1]))
@@ -139,6 +150,37 @@ def test_class_names_beside_the_shards(tmp_path, name, content):
     write_tar(tmp_path / "a.tar", samples([1, 2]))
     with pytest.raises(UserError, match=r"a\.tar member 0001\.png has label 2, outside 0 to 1"):
         open_source(tmp_path)
+
+
+def test_class_names_survive_tar_shards(image_folder, tmp_path):
+    """convert --format tar and back: the names stand in a file that other readers pass over."""
+    settings = {"settings": EncodeSettings(), "workers": 1, "on_error": "stop"}
+    (image_folder / "cat").rename(image_folder / "caf\u00e9 \u3000 x")
+    convert(open_source(image_folder), tmp_path / "tars", format="tar", **settings)
+    for path in (tmp_path / "tars", tmp_path / "tars" / "shard-{000000..000000}.tar", tmp_path / "tars" / "*.tar"):
+        source = open_source(path)
+        assert source.classes == ["ant", "bee", "caf\u00e9 \u3000 x"] and len(source) == 15
+    convert(source, tmp_path / "back.beton", **settings)
+    there, back = open_records(tmp_path / "tars"), open_records(tmp_path / "back.beton")
+    assert back.classes == there.classes and back.labels.tolist() == there.labels.tolist()
+    (tmp_path / "tars" / "classes.txt").write_text("\n".join(there.classes))
+    assert open_source(tmp_path / "tars").classes == there.classes
+    (tmp_path / "tars" / "classes.txt").write_text("x\ny\nz")
+    with pytest.raises(UserError, match=r"tars has other classes in classes\.txt than in dataset\.json: remove one"):
+        open_source(tmp_path / "tars")
+
+
+def test_a_dataset_json_of_another_program(tmp_path):
+    write_tar(tmp_path / "a.tar", samples([0]))
+    for content in ('{"classes": 5}', "[]", '{"name": "x"}'):
+        (tmp_path / "dataset.json").write_text(content)
+        assert open_source(tmp_path).classes == ["0"]
+
+
+def test_a_list_that_windows_wrote(tmp_path):
+    write_tar(tmp_path / "a.tar", samples([1, 0]))
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfant\r\nbee\r\n")
+    assert open_source(tmp_path).classes == ["ant", "bee"]
 
 
 @pytest.mark.parametrize("content", ["{", '"ant"', "[1]", '{"names": []}'])
