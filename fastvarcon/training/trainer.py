@@ -59,8 +59,9 @@ def train(config: Config) -> dict | None:
         require_timm(config.model.encoder)
     folder = RunFolder(config.out)
     folder.check(config)
-    accelerator = distributed.make_accelerator(config.train)
     with ExitStack() as stack:
+        stack.enter_context(distributed.own_accelerate_state())
+        accelerator = distributed.make_accelerator(config.train)
         with distributed.together(accelerator.device):
             data = stack.enter_context(RunData(config, accelerator))
             images_per_pass(config.train, accelerator.num_processes)  # refuses before the folder is made
