@@ -14,6 +14,7 @@ from pathlib import Path
 
 import filelock
 
+from fastvarcon import locks
 from fastvarcon.config import Config, read_flat
 from fastvarcon.errors import UserError
 
@@ -51,7 +52,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.last = path / "checkpoints" / "last"
         self.previous = path / "checkpoints" / "previous"
-        self._lock = filelock.FileLock(path / ".lock")
+        self._lock: locks.Held | None = None
 
     def checkpoints(self) -> list[Path]:
         """Folders that hold a checkpoint, in the order in which a resume tries them: the newest first."""
@@ -74,7 +75,7 @@ class RunFolder:
 
     def update_summary(self, values: dict) -> None:
         """Add values to the summary of a finished training; there is none to add to before that."""
-        with filelock.FileLock(self.path / ".summary.lock"):
+        with locks.held(self.path / ".summary.lock"):
             summary = self.read_summary()
             if summary is not None:
                 write_json(self.summary, {**summary, **values})
@@ -116,7 +117,7 @@ class RunFolder:
         """Keep every other process out until `unlock` or the end of this process, however it ends."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock = locks.acquire(self.path / ".lock", timeout=0)
         except filelock.Timeout:
             raise UserError(f"--out {self.path} is in use by another run: wait for it or give another folder") from None
         except OSError as error:
@@ -125,7 +126,8 @@ class RunFolder:
             ) from None
 
     def unlock(self) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def run_identity(config: Config) -> str:
