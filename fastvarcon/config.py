@@ -59,6 +59,9 @@ class DataConfig:
     `fastvarcon convert`; for backend folder an image folder."""
     val: Path | None = None
     """Held-out images of the same classes, for the accuracy curve during training and for `fastvarcon eval`."""
+    allow_same: bool = False
+    """Take the training images as held-out ones too, which is refused otherwise: such scores say nothing about new
+    images."""
     backend: BackendName = "cpu"
     """Who decodes, once per image. cpu: threads. resident: decodes all before the first step and keeps it in memory.
     nvjpeg: the GPU. dali: a DALI pipeline. ffcv: ffcv's own loader. folder: PIL, the slow reference."""

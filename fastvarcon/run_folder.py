@@ -1,7 +1,7 @@
 """The run folder: who may write to it, and whether it belongs to this configuration.
 
-config.json  metrics.jsonl  checkpoints/{last,previous,epoch-NNN}/  encoder.safetensors  summary.json  eval/*.json
-report.html
+config.json  data.json  metrics.jsonl  checkpoints/{last,previous,epoch-NNN}/  encoder.safetensors  summary.json
+eval/*.json  report.html
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 MAY_DIFFER = frozenset(
     (  # they change how fast or how visible a run is, not what it computes
         "out",
+        "data.train",  # may move: checkpoints tell what it holds
         "data.val",
+        "data.allow_same",
         "data.workers",
         "data.prefetch",
         "data.prefetch_mb",
@@ -47,6 +49,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.encoder = path / "encoder.safetensors"
         self.summary = path / "summary.json"
@@ -113,6 +116,25 @@ class RunFolder:
                 "Give a new folder, or the old values to resume"
             )
 
+    def begin(self, config: Config, data: dict) -> None:
+        """Write config.json and data.json: the settings, and which images `--data.train` names (`Content.identity`).
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        for path, content in ((self.config, config.flat()), (self.data, data)):
+            try:
+                if not path.exists() or read_json(path) != content:
+                    write_json(path, content)
+            except OSError as error:
+                raise UserError(
+                    f"{path} cannot be written ({error.strerror or error}): free some space or give another --out"
+                ) from None
+
+    def read_data(self) -> dict | None:
+        """What the training images were, as `begin` wrote it; None for runs of earlier versions."""
+        return read_json(self.data) if self.data.exists() else None
+
     def lock(self) -> None:
         """Keep every other process out until `unlock` or the end of this process, however it ends."""
         try:
@@ -130,13 +152,18 @@ class RunFolder:
             self._lock.release()
 
 
-def run_identity(config: Config) -> str:
+def run_identity(config: Config, data_train: str | None = None) -> str:
     """SHA-256 of all settings that decide what a run computes and are not the defaults: its checkpoints carry it.
 
     With the defaults in it, a half-trained run could not be resumed by a version that has one setting more.
+
+    Args:
+        data_train: path of the training images, for the identity that earlier versions gave, which held it.
     """
     defaults = Config().flat()
     decisive = {key: value for key, value in config.flat().items() if key not in MAY_DIFFER and value != defaults[key]}
+    if data_train is not None:
+        decisive["data.train"] = data_train
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

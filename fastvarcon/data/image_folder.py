@@ -41,7 +41,7 @@ def scan_image_folder(root: Path) -> ImageFolder:
     """List an image folder.
 
     Raises:
-        UserError: missing or unreadable folder, no class folders, splits in their place, a class without images.
+        UserError: missing or unreadable folder, no class folders, splits in their place, no images in any class.
     """
     if not root.exists():
         raise UserError(f"{root} does not exist: give a folder with one sub-folder of images per class")
@@ -59,12 +59,12 @@ def scan_image_folder(root: Path) -> ImageFolder:
     ignored = loose
     for label, name in enumerate(classes):
         images, others = _images_below(root / name)
-        if not images:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise UserError(f"class folder {root / name} has no images ({suffixes}): remove it or fill it")
         paths += images
         labels += [label] * len(images)
         ignored += others
+    if not paths:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"none of the {len(classes)} class folders in {root} has images ({suffixes}): fill them")
     return ImageFolder(root, classes, paths, np.asarray(labels, dtype=np.int64), ignored)
 
 

@@ -58,6 +58,8 @@ class EvalOptions:
     """Seeds every split, order and draw."""
     out: Path | None = None
     """Folder for eval/NAME.json and report.html; default: the run folder, else runs/eval-NAME."""
+    allow_same: Annotated[bool, FlagCreatePairsOff] = False
+    """Score on the training images themselves, which is refused otherwise: it says nothing about new images."""
 
     def validate(self) -> None:
         """Raise UserError for values that no data could make possible."""

@@ -190,11 +190,11 @@ def together(device: torch.device) -> Iterator[None]:
         raise SystemExit(2)
 
 
-def require_same(value: int, what: str, device: torch.device) -> None:
+def require_same(value: int, what: str, remedy: str, device: torch.device) -> None:
     """Raise UserError on every rank unless `value` is the same on all. One all-reduce."""
     group = process_group()
     if group is not None:
         bounds = torch.tensor([value, -value], device=device)
         dist.all_reduce(bounds, op=dist.ReduceOp.MAX, group=group)
         if bounds[0] != -bounds[1]:
-            raise UserError(f"the processes see different {what}: --out must be on a disk that all machines share")
+            raise UserError(f"the processes see different {what}: {remedy}")
