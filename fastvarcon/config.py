@@ -204,6 +204,11 @@ class LossConfig:
         """Every training image must have a label."""
         return self.base not in ("simclr", "dcl", "dhel", "kcl")
 
+    @property
+    def needs_other_class(self) -> bool:
+        """A batch with images of one class alone gives no gradient. (Prototypes remember the other classes.)"""
+        return self.base in ("nscl", "sincere", "hscl") or (self.base == "varcon" and self.prototype_momentum is None)
+
 
 @dataclass
 class MonitorConfig:

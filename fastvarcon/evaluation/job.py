@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from fastvarcon import bus_error
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Backend
 from fastvarcon.data.class_names import relabel, without_images
@@ -132,11 +133,13 @@ def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict]
     start = time.perf_counter()
     with Processes() as processes:
         if processes.rank:
-            Extractor(processes, options.data.workers or processes.cores).serve()
+            with bus_error.explained("the images"):
+                Extractor(processes, options.data.workers or processes.cores).serve()
             return None
         job = open_job(options, processes)
         run = importlib.import_module(f"fastvarcon.evaluation.{EVALUATIONS[name].module}").run
-        figures = run(job, options)
+        with bus_error.explained(f"{job.data.train} or {job.data.val}"):
+            figures = run(job, options)
         result = {
             "name": name,
             "features": options.features,

@@ -75,6 +75,8 @@ class RunData:
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )
+            if config.loss.needs_other_class:
+                self._count_classes(config)
             if data.val is not None and train.val_every:
                 held_out = self._held_out(config, accelerator, data.val)
                 voters = np.sort(epoch_order(len(images), train.seed, 0)[: train.val_bank])
@@ -96,6 +98,22 @@ class RunData:
         same = check_overlap(self.images.content, held_out.content, paths, flag, data.allow_same)
         self.warnings += [same] if same else []
         return held_out
+
+    def _count_classes(self, config: Config) -> None:
+        """Look for batches of a single class in the first epoch. Raises UserError if all of them are."""
+        order, train, labels = self.train.order, config.train, self.images.labels
+        single = one_class_batches(labels[order.epoch(train.seed, 0)], train.global_batch)
+        if single.all():
+            raise UserError(
+                f"every batch of {train.global_batch} images has a single class, and --loss.name {config.loss.name} "
+                "needs several: use a larger --train.global-batch, a smaller --sampling.per-class, or "
+                "--sampling.order shuffle"
+            )
+        if single.any():
+            self.warnings.append(
+                f"{single.sum():,} of the {len(single):,} batches of the first epoch have images of one class alone: "
+                f"--loss.name {config.loss.name} learns nothing from those; a larger --train.global-batch has fewer"
+            )
 
     def _note(self, line: str | None) -> None:
         self.notes += [line] if line else []
@@ -158,6 +176,12 @@ class RunData:
             loader.close()
         for backend in self._backends:
             backend.close()
+
+
+def one_class_batches(labels: np.ndarray, global_batch: int) -> np.ndarray:
+    """[steps] bool: which batches of an epoch hold a single class; `labels` in the order of the epoch."""
+    batches = labels[: len(labels) // global_batch * global_batch].reshape(-1, global_batch)
+    return (batches == batches[:, :1]).all(axis=1)
 
 
 def sample_order(config: Config, images: Backend) -> Order:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from fastvarcon import bus_error
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 from fastvarcon.models.encoders import Encoder
@@ -60,6 +61,8 @@ def train(config: Config) -> dict | None:
     folder = RunFolder(config.out)
     folder.check(config)
     with ExitStack() as stack:
+        images = filter(None, (config.data.train, config.data.val))
+        stack.enter_context(bus_error.explained(" or ".join(map(str, images))))
         stack.enter_context(distributed.own_accelerate_state())
         accelerator = distributed.make_accelerator(config.train)
         with distributed.together(accelerator.device):
