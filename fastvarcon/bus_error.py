@@ -66,7 +66,7 @@ def _handler() -> tuple[Any, Any]:
     leave.argtypes, leave.restype = [ctypes.c_int32], None
 
     @numba.cfunc("void(int32)")
-    def handler(_number):
+    def handler(_number: int) -> None:
         write(2, address, strlen(address))
         leave(EXIT_CODE)
 
