@@ -16,8 +16,6 @@ from fastvarcon.training.profiling import StepProfiler
 from fastvarcon.training.tracking import MetricsLog
 from fastvarcon.training.trainer import train
 
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
 
 def refuse(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -116,12 +114,12 @@ def test_a_trace_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     """torch leaves no file then, and raises nothing."""
     said = []
     monkeypatch.setattr(profiling, "SKIPPED", 0)
-    monkeypatch.setattr(profiling, "TUNED", 0)
+    monkeypatch.setattr(profiling, "TUNED", 1)
     profiler = StepProfiler(1, tmp_path / "profile" / "trace.json", said.append)
     monkeypatch.setattr(
         type(profiler._profile), "export_chrome_trace", lambda self, path: Path(f"{path}.tmp").write_text("part")
     )
-    profiler.step()
+    profiler.step(), profiler.step()
     assert said == ["warning: the trace of the steps was not written (is the disk full?): training goes on"]
     assert not list((tmp_path / "profile").iterdir())
 
