@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastvarcon.data.beton import Beton
-from fastvarcon.data.beton_set import check_classes, check_shards
+from fastvarcon.data.beton_set import check_classes, check_names, check_shards
 from fastvarcon.data.records import content_hash
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.record import Record
@@ -34,6 +34,7 @@ def open_parts(paths: Sequence[Path]) -> list[Beton]:
     """
     files = sorted(map(Beton, paths), key=lambda file: file.extra.get("shard", [1, 1])[0])
     check_classes(files)
+    check_names(files)
     check_shards(files)
     return files
 

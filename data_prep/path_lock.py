@@ -7,28 +7,26 @@ from pathlib import Path
 
 import filelock
 
+from fastvarcon import locks
 from fastvarcon.errors import UserError, reason
 
 
-def lock(path: Path) -> filelock.BaseFileLock:
+def lock(path: Path) -> locks.Held:
     """Hold PATH.lock until `unlock`.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
     """
-    held = filelock.FileLock(path.with_name(path.name + ".lock"))
     try:
-        held.acquire(timeout=0)
+        return locks.acquire(path.with_name(path.name + ".lock"), timeout=0)
     except filelock.Timeout:
         raise UserError(f"{path} is being written by another process: wait for it or choose another name") from None
     except OSError as error:
-        unlock(held)
         raise UserError(f"{error.filename or path} cannot be written ({reason(error)})") from None
-    return held
 
 
-def unlock(held: filelock.BaseFileLock) -> None:
+def unlock(held: locks.Held) -> None:
     """Give the lock back and remove its file."""
     with contextlib.suppress(OSError):  # Windows keeps open files
-        Path(held.lock_file).unlink()  # before the release: behind it, the file may be another writer's
+        held.path.unlink()  # before the release: behind it, the file may be another writer's
     held.release()

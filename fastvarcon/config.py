@@ -59,6 +59,9 @@ class DataConfig:
     by `fastvarcon convert`; for backend folder an image folder."""
     val: Path | None = None
     """Held-out images of the same classes, for the accuracy curve during training and for `fastvarcon eval`."""
+    allow_same: bool = False
+    """Take the training images as held-out ones too, which is refused otherwise: such scores say nothing about new
+    images."""
     backend: BackendName = "cpu"
     """What decodes the images, each once per step. cpu: threads. resident: all images once, before the first step, into
     memory. nvjpeg: the GPU. dali: a DALI pipeline. ffcv: ffcv's own loader. folder: PIL, the slow reference."""
@@ -208,6 +211,11 @@ class LossConfig:
     def needs_labels(self) -> bool:
         """Whether every training image must have a label."""
         return self.base not in ("simclr", "dcl", "dhel", "kcl")
+
+    @property
+    def needs_other_class(self) -> bool:
+        """A batch with images of one class alone gives no gradient. (Prototypes remember the other classes.)"""
+        return self.base in ("nscl", "sincere", "hscl") or (self.base == "varcon" and self.prototype_momentum is None)
 
 
 @dataclass

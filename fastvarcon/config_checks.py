@@ -127,9 +127,13 @@ def _loss_rules(config: Config) -> Rules:
             "--monitor.nscl compares views of an image: --data.num-views must be 2 or more",
         ),
         (
-            sampling.per_class < train.global_batch or loss.base not in ("nscl", "sincere", "hscl"),
+            sampling.per_class < train.global_batch or not loss.needs_other_class,
             f"--loss.name {loss.name} needs several classes in a batch: --sampling.per-class "
             f"({sampling.per_class}) must be smaller than --train.global-batch ({train.global_batch})",
+        ),
+        (
+            train.global_batch > 1 or not loss.needs_other_class,
+            f"--loss.name {loss.name} needs several classes in a batch: --train.global-batch must be 2 or more",
         ),
         (
             not sampling.bind or (sampling.per_class == 0 and sampling.order == "shuffle"),

@@ -1,7 +1,7 @@
 """The run folder: who may write to it, and whether it belongs to this configuration.
 
-config.json  metrics.jsonl  checkpoints/{last,previous,epoch-NNN}/  encoder.safetensors  summary.json  eval/*.json
-report.html
+config.json  data.json  metrics.jsonl  checkpoints/{last,previous,epoch-NNN}/  encoder.safetensors  summary.json
+eval/*.json  report.html
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import filelock
 
+from fastvarcon import locks
 from fastvarcon.config import Config, read_flat
 from fastvarcon.errors import UserError
 
@@ -21,7 +22,9 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 MAY_DIFFER = frozenset(
     (  # they change how fast or how visible a run is, not what it computes
         "out",
+        "data.train",  # may move: checkpoints tell what it holds
         "data.val",
+        "data.allow_same",
         "data.workers",
         "data.prefetch",
         "data.prefetch_mb",
@@ -46,12 +49,13 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.encoder = path / "encoder.safetensors"
         self.summary = path / "summary.json"
         self.last = path / "checkpoints" / "last"
         self.previous = path / "checkpoints" / "previous"
-        self._lock = filelock.FileLock(path / ".lock")
+        self._lock: locks.Held | None = None
 
     def checkpoints(self) -> list[Path]:
         """Folders that hold a checkpoint, in the order in which a resume tries them: the newest first."""
@@ -74,7 +78,7 @@ class RunFolder:
 
     def update_summary(self, values: dict) -> None:
         """Add values to the summary of a finished training; there is none to add to before that."""
-        with filelock.FileLock(self.path / ".summary.lock"):
+        with locks.held(self.path / ".summary.lock"):
             summary = self.read_summary()
             if summary is not None:
                 write_json(self.summary, {**summary, **values})
@@ -112,11 +116,30 @@ class RunFolder:
                 "Give a new folder, or the old values to resume"
             )
 
+    def begin(self, config: Config, data: dict) -> None:
+        """Write config.json and data.json: the settings, and which images `--data.train` names (`Content.identity`).
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        for path, content in ((self.config, config.flat()), (self.data, data)):
+            try:
+                if not path.exists() or read_json(path) != content:
+                    write_json(path, content)
+            except OSError as error:
+                raise UserError(
+                    f"{path} cannot be written ({error.strerror or error}): free some space or give another --out"
+                ) from None
+
+    def read_data(self) -> dict | None:
+        """What the training images were, as `begin` wrote it; None for runs of earlier versions."""
+        return read_json(self.data) if self.data.exists() else None
+
     def lock(self) -> None:
         """Keep every other process out until `unlock` or the end of this process, however it ends."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock = locks.acquire(self.path / ".lock", timeout=0)
         except filelock.Timeout:
             raise UserError(f"--out {self.path} is in use by another run: wait for it or give another folder") from None
         except OSError as error:
@@ -125,16 +148,22 @@ class RunFolder:
             ) from None
 
     def unlock(self) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
-def run_identity(config: Config) -> str:
+def run_identity(config: Config, data_train: str | None = None) -> str:
     """SHA-256 of all settings that decide what a run computes and are not the defaults: its checkpoints carry it.
 
     With the defaults in it, a half-trained run could not be resumed by a version that has one setting more.
+
+    Args:
+        data_train: path of the training images, for the identity that earlier versions gave, which held it.
     """
     defaults = Config().flat()
     decisive = {key: value for key, value in config.flat().items() if key not in MAY_DIFFER and value != defaults[key]}
+    if data_train is not None:
+        decisive["data.train"] = data_train
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,7 +25,7 @@ from fastvarcon.config import Config
 from fastvarcon.run_folder import RunFolder
 from fastvarcon.training.compiled import compile_network
 from fastvarcon.training.data import RunData
-from fastvarcon.training.distributed import make_accelerator
+from fastvarcon.training.distributed import make_accelerator, own_accelerate_state
 from fastvarcon.training.trainer import Run
 
 
@@ -45,6 +45,7 @@ class Training:
         train = dataclasses.replace(config.train, resolution="", trackers="", profile=0)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, val=None), train=train)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(own_accelerate_state())
             self.accelerator = make_accelerator(config.train)
             self.device = self.accelerator.device
             self.data = stack.enter_context(RunData(config, self.accelerator))

@@ -99,6 +99,7 @@ def convert(
     ] = False,
 ) -> None:
     """Convert labelled images, once, into the file that training reads. If interrupted, the same command resumes it."""
+    from fastvarcon.data.class_names import without_images
     from fastvarcon.data.image_kinds import listed
     from fastvarcon.data_prep.convert import TAR_SHARD_SIZE, part_of
     from fastvarcon.data_prep.convert import convert as run
@@ -151,6 +152,8 @@ def convert(
         f"{done.path}: {done.written:,} images, {len(images.classes):,} classes, {_bytes_in(done.path) / 1e6:,.1f} MB, "
         f"in {format_seconds(time.perf_counter() - start)}"
     )
+    if empty := without_images(images.labels, images.classes, "images"):
+        say(empty)
     if settings.mode == "keep" and settings.check == "frame":
         say(f"JPEGs were kept without decoding them: `fastvarcon verify {done.path}` proves each of them sound")
     say(*done.remarks)

@@ -26,6 +26,7 @@ def merge(
     ],
 ) -> None:
     """Join .beton files into one; the shards of `convert --shard i/n` in their order."""
+    from fastvarcon.bus_error import explained
     from fastvarcon.data_prep.merge import merge as run
     from fastvarcon.data_prep.merge import open_parts
     from fastvarcon.data_prep.skipped import skipped_path
@@ -34,7 +35,7 @@ def merge(
 
     parts = open_parts([path for shard in shards for path in _matches(shard)])
     start = time.perf_counter()
-    with Counter(f"merging {len(parts)} files", sum(map(len, parts))) as counter:
+    with explained("the parts"), Counter(f"merging {len(parts)} files", sum(map(len, parts))) as counter:
         done = run(parts, out, counter.advance)
     say(
         f"{out}: {done.images:,} images, {len(parts[0].classes):,} classes, {out.stat().st_size / 1e6:,.1f} MB, "

@@ -23,6 +23,7 @@ def verify(
     workers: Annotated[int, arg(help="Threads; 0 = one per core.")] = 0,
 ) -> None:
     """Check every record of a dataset. Exit code 0: intact; 1: bad records, which are listed; 2: cannot be opened."""
+    from fastvarcon.bus_error import explained
     from fastvarcon.data.records import open_records
     from fastvarcon.data_prep.verify import verify as run
     from fastvarcon.progress import Counter
@@ -34,7 +35,7 @@ def verify(
     if quick and records.hashes is None:
         raise UserError(f"{path} holds no content hashes, as files of ffcv do: verify it without --quick")
     start = time.perf_counter()
-    with Counter(f"verifying {path.name}", len(records)) as counter:
+    with explained(str(path)), Counter(f"verifying {path.name}", len(records)) as counter:
         found = run(records, workers=workers or available_cores(), decode=not quick, on_images=counter.advance)
     seconds = time.perf_counter() - start
 

@@ -78,7 +78,7 @@ def beyond_jpeg(heights: np.ndarray, widths: np.ndarray, sizes: np.ndarray) -> n
 class Beton:
     """Memory-mapped, read-only .beton file.
 
-    A file that is cut short while it is mapped ends the process with SIGBUS, as any mapped file does.
+    A file that is cut short while it is mapped ends the process with SIGBUS: see bus_error.py.
 
     Attributes:
         labels: [n] int64; UNLABELLED (-1) where there is none.

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fastvarcon.data.beton import Beton
+from fastvarcon.data.class_names import listed
 from fastvarcon.errors import UserError
+
+SHARD_NAME = re.compile(r"(.+)-(\d+)-of-(\d+)")
+"""What `convert --shard i/n` calls a file: NAME-0000i-of-0000n.beton."""
 
 
 class BetonSet:
     """The shards of one dataset behind the interface of `records.Records`; sample ids run through all of them.
 
     Raises:
-        UserError: a file that cannot be read, other classes than those of the first, a missing or repeated shard.
+        UserError: a file that cannot be read, files that are not shards of one set, other classes than those of the
+            first, a missing or repeated shard.
+
+    Args:
+        all_of_folder: they are what a folder holds, which may be a training and a held-out file; otherwise a pattern
+            has named them.
     """
 
-    def __init__(self, paths: Sequence[Path]):
+    def __init__(self, paths: Sequence[Path], *, all_of_folder: bool = False):
         with contextlib.ExitStack() as opened:
             self._files: list[Beton] = []
             for path in paths:
                 self._files.append(Beton(path))
                 opened.callback(self._files[-1].close)
             check_classes(self._files)
+            check_names(self._files, all_of_folder)
             check_shards(self._files)
             opened.pop_all()
         self.classes = self._files[0].classes
@@ -67,6 +78,23 @@ class BetonSet:
         return self._files[slot], int(index - self._starts[slot])
 
 
+def check_names(files: Sequence[Beton], all_of_folder: bool = False) -> None:
+    """Raise UserError for shards of several sets by their names, and for files of a folder that are not shards at all.
+
+    Which files they are is told by NAME-i-of-n.beton, or by the shard number that the converter writes into a file.
+    """
+    matches = [SHARD_NAME.fullmatch(file.path.stem) for file in files]
+    sets = {(match[1], int(match[3])) for match in matches if match}
+    mixed = len(sets) > 1 or (bool(sets) and not all(matches))
+    loose = all_of_folder and not (matches and all(matches)) and not all(file.extra.get("shard") for file in files)
+    if len(files) > 1 and (mixed or loose):
+        names = [file.path.name for file in files]
+        raise UserError(
+            f"{files[0].path.parent} holds {listed(names)}, which are not shards of one set: name one file, or a "
+            'pattern of the shards, as "train-*.beton"'
+        )
+
+
 def check_classes(files: Sequence[Beton]) -> None:
     """Raise UserError if a file has other classes than the first."""
     for file in files[1:]:
@@ -78,8 +106,8 @@ def check_classes(files: Sequence[Beton]) -> None:
 
 
 def check_shards(files: Sequence[Beton]) -> None:
-    """Raise UserError if the files are parts of a `--shard i/n` conversion of which one is missing or there twice."""
-    shards = [file.extra["shard"] for file in files if file.extra.get("shard")]
+    """Raise UserError if the files are parts i of n, by number or name, of which one is missing or there twice."""
+    shards = [shard for shard in map(_shard_of, files) if shard]
     if not shards:
         return
     counts = {shard[1] for shard in shards}
@@ -93,3 +121,9 @@ def check_shards(files: Sequence[Beton]) -> None:
             raise UserError(
                 f"shard {number}/{count} is {state} beside {files[0].path}: convert it with --shard {number}/{count}"
             )
+
+
+def _shard_of(file: Beton) -> list[int] | None:
+    """[i, n] as the converter wrote it into the file, else as the name says."""
+    match = SHARD_NAME.fullmatch(file.path.stem)
+    return file.extra.get("shard") or ([int(match[2]), int(match[3])] if match else None)

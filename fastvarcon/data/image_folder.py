@@ -11,7 +11,7 @@ import numpy as np
 
 from fastvarcon.data.class_names import check_names, one_spelling, splits_among
 from fastvarcon.data.folder_walk import FolderWalk, entries, is_folder, leads_back, refuse_dead_link
-from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, LOOSE, kind_of_file, listed, looks_like_image
+from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, LOOSE, kind_of_file, listed, looks_like_image, perhaps_images
 from fastvarcon.errors import UserError
 
 LEVELS = 20
@@ -43,7 +43,7 @@ def scan_image_folder(root: Path) -> ImageFolder:
     """List an image folder.
 
     Raises:
-        UserError: missing or unreadable folder, no class folders, splits in their place, a class without images.
+        UserError: missing or unreadable folder, no class folders, splits in their place, no images in any class.
     """
     if not root.exists():
         raise UserError(f"{root} does not exist: give a folder with one sub-folder of images per class")
@@ -59,12 +59,19 @@ def scan_image_folder(root: Path) -> ImageFolder:
     walk = FolderWalk()
     for label, name in enumerate(folders):
         images, others = _images_below(root / name, walk)
-        if not images:
-            found = f", only {listed(others)}" if others else ""
-            raise UserError(f"class folder {root / name} has no images that can be read{found}: remove it or fill it")
+        if not images and perhaps_images(others):
+            raise UserError(
+                f"class folder {root / name} has no images that can be read, only {listed(others)}: convert them to "
+                "JPEG, PNG or WebP, or remove the folder"
+            )
         paths += images
         labels += [label] * len(images)
         left_out += others
+    if not paths:
+        found = f", only {listed(left_out)}" if left_out else ""
+        raise UserError(
+            f"none of the {len(folders)} class folders in {root} has images that can be read{found}: fill them"
+        )
     return ImageFolder(root, check_names(folders, root), paths, np.asarray(labels, dtype=np.int64), left_out)
 
 

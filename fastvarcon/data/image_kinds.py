@@ -112,6 +112,11 @@ def listed(kinds: Mapping[str, int]) -> str:
     return ", ".join(one(kind, count) for kind, count in Counter(kinds).most_common() if count)
 
 
+def perhaps_images(left_out: Mapping[str, int]) -> dict[str, int]:
+    """Those of `left_out` whose loss matters: not text, nor what lies beside the class folders."""
+    return {kind: count for kind, count in left_out.items() if kind not in (TEXT, LOOSE)}
+
+
 def refuse_left_out(where: str | Path, left_out: Mapping[str, int], remedy: str) -> None:
     """Raise UserError if more than a handful of files that may be images would be left out.
 
@@ -119,7 +124,7 @@ def refuse_left_out(where: str | Path, left_out: Mapping[str, int], remedy: str)
         left_out: number of files by kind; text, and what lies beside the class folders, does not count.
         remedy: what else can be done but to convert them.
     """
-    missed = {kind: count for kind, count in left_out.items() if kind not in (TEXT, LOOSE)}
+    missed = perhaps_images(left_out)
     if sum(missed.values()) > HANDFUL:
         raise UserError(
             f"{where} holds {listed(missed)}, which cannot be read: convert them to JPEG, PNG or WebP, or {remedy}"

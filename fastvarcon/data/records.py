@@ -71,14 +71,16 @@ def open_records(path: Path | str) -> Records:
     """
     path = Path(path)
     if path.is_dir():
+        shards = sorted(path.glob("*.beton"))
         if (path / TAR_TABLE).exists() or any(path.glob("shard-*.tar")):
             from fastvarcon.data.tar_shards import TarShards
 
+            if shards:
+                raise UserError(f"{path} holds tar shards and {shards[0].name}: keep them in folders of their own")
             return TarShards(path)
-        shards = sorted(path.glob("*.beton"))
         if not shards:
             return Beton(path)  # says what to do with a folder of images
-        return _beton_set(shards)
+        return _beton_set(shards, all_of_folder=True)
     if glob.has_magic(str(path)) and not path.exists():
         shards = sorted(map(Path, glob.glob(str(path))))
         if not shards:
@@ -87,7 +89,7 @@ def open_records(path: Path | str) -> Records:
     return Beton(path)
 
 
-def _beton_set(paths: list[Path]) -> Records:
+def _beton_set(paths: list[Path], all_of_folder: bool = False) -> Records:
     from fastvarcon.data.beton_set import BetonSet
 
-    return BetonSet(paths)
+    return BetonSet(paths, all_of_folder=all_of_folder)

@@ -42,7 +42,7 @@ RECORD = np.dtype(
 class TarShards:
     """A folder of tar shards behind the interface of `records.Records`, memory-mapped, read-only.
 
-    A shard that is cut short while it is mapped ends the process with SIGBUS, as any mapped file does.
+    A shard that is cut short while it is mapped ends the process with SIGBUS: see bus_error.py.
 
     Attributes:
         extra: what the converter recorded about itself.

@@ -12,6 +12,7 @@ from PIL import Image
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Allocate, Backend, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
+from fastvarcon.data.content import Content, content_of_files
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.corruptions import CORRUPTIONS, corrupt, find
 from fastvarcon.evaluation.images import Images
@@ -33,6 +34,10 @@ class Corrupted:
     @property
     def fingerprint(self) -> str:
         return f"{self._inner.fingerprint} {self._corruption} {self._severity} {self._seed}"
+
+    @property
+    def content(self) -> Content:
+        return self._inner.content
 
     def __len__(self) -> int:
         return len(self._inner)
@@ -88,6 +93,10 @@ class CifarC:
         self.sizes = np.full(count, images[0].nbytes, dtype=np.int64)
         path = folder / f"{corruption}.npy"
         self.fingerprint = hashlib.sha256(f"{path} {path.stat().st_mtime_ns} {severity}".encode()).hexdigest()
+
+    @property
+    def content(self) -> Content:
+        return content_of_files(self.classes, self.labels, self.sizes, lambda sample: self._images[sample].tobytes())
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -125,10 +125,9 @@ def _features(job: Job, images: Images, train: Features) -> Features:
     """Of one corrupted set, whose classes are those of the training images."""
     found = job.features(images)
     check_labels(found, "--source")
-    fits = found.classes == train.classes
-    if images.backend == "cifar-c":
-        fits = len(found.classes) == len(train.classes)
-    if not fits:
+    if images.backend != "cifar-c":
+        return found.of_classes(train.classes)
+    if len(found.classes) != len(train.classes):
         raise UserError(
             f"{images.path} has other classes ({len(found.classes)}) than the training file ({len(train.classes)})"
         )

@@ -24,6 +24,7 @@ from torch import Tensor
 import fastvarcon
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Backend
+from fastvarcon.data.class_names import class_numbers, relabel
 from fastvarcon.data.loader import Loader
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.images import Images, eval_spec
@@ -42,6 +43,10 @@ class Features:
     labels: Tensor
     """[n] int64."""
     classes: list[str]
+
+    def of_classes(self, classes: list[str]) -> Features:
+        """The same rows, their labels numbered as in `classes`, by name. Raises UserError for a name that it lacks."""
+        return Features(self.x, torch.from_numpy(relabel(self.labels.numpy(), self.classes, classes)), classes)
 
 
 @torch.no_grad()
@@ -197,16 +202,8 @@ def _store(path: Path, x: Tensor, labels: Tensor) -> None:
 
 
 def check_pair(train: Features | Backend, val: Features | Backend) -> None:
-    """Raise UserError unless both sets are labelled and have the same classes."""
-    if train.classes != val.classes:
-        missing = sorted(set(train.classes) ^ set(val.classes))
-        detail = f"{len(train.classes)} and {len(val.classes)} classes" + (
-            f", {missing[0]!r} in only one" if missing else ""
-        )
-        raise UserError(
-            f"the training and the held-out file have different classes ({detail}): "
-            "convert them from folders with the same class names"
-        )
+    """Raise UserError unless both sets are labelled and training has all classes of the held-out images, by name."""
+    class_numbers(val.classes, train.classes)
     check_labels(train, "--data.train")
     check_labels(val, "--data.val")
 

@@ -6,6 +6,8 @@ Features have length 1. There are no images to choose a penalty on, so it is fix
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,8 +31,9 @@ def run(job: Job, options: FewShot) -> dict:
     if options.against is not None:
         other = resolve(options.against, options.against_weights)
         title = other.title if other.title not in pairs else f"{other.title} (against)"
-        pairs[title] = job.features(job.train_images, other), job.features(job.val_images, other)
-    fewest = int(torch.bincount(train.labels, minlength=len(train.classes)).min())
+        x, val_x = (job.features(images, other).x for images in (job.train_images, job.val_images))
+        pairs[title] = dataclasses.replace(train, x=x), dataclasses.replace(val, x=val_x)
+    fewest = int(train.labels.unique(return_counts=True)[1].min())
     shots = [m for m in sorted(set(options.shots)) if m <= fewest]
     if not shots:
         raise UserError(f"--shots {min(options.shots)}: a class has only {fewest} training images")

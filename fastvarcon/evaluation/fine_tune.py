@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 from fastvarcon.data.backends import Backend
 from fastvarcon.data.loader import Loader
+from fastvarcon.data.pairing import Relabelled
+from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import BATCH
 from fastvarcon.evaluation.images import Images, eval_spec
 from fastvarcon.evaluation.job import Job
@@ -37,8 +39,11 @@ def fine_tune(job: Job, train_images: Images, val_images: Images, num_classes: i
         train, val = (one.open(job.workers, job.device, job.data) for one in (train_images, val_images))
         opened.callback(train.close)
         opened.callback(val.close)
+        val = Relabelled(val, train.classes)
         labels = torch.from_numpy(np.asarray(train.labels, dtype=np.int64))
         parts = stratified_split(labels, HELD_BACK, torch.Generator().manual_seed(options.seed))
+        if len(parts[0]) < 2:
+            raise UserError(f"{train_images.path} has {len(train)} images: fine-tuning needs more of them")
         inside, held = (part.sort().values.numpy() for part in parts)
         scores = {}
         for lr in LR_GRID:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import importlib
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from fastvarcon import bus_error
 from fastvarcon.config import DataConfig
+from fastvarcon.data.backends import Backend
+from fastvarcon.data.class_names import relabel, without_images
+from fastvarcon.data.content import Content
+from fastvarcon.data.pairing import check_overlap
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import Extractor, Features, Order, check_labels, check_pair
 from fastvarcon.evaluation.images import Images
@@ -37,32 +44,72 @@ class Job:
     """Decoding threads."""
     device: torch.device
     seed: int
+    allow_same: bool = False
+    """The held-out images may be the training images."""
+    notes: list[str] = field(default_factory=list)
+    """What was said about the data."""
 
     @property
     def train_images(self) -> Images:
         if self.data.train is None:
             raise UserError("--data.train is missing: give the labelled images to learn from")
-        return Images(self.data.train, self.data.backend)
+        return self._images("train", self.data.train)
 
     @property
     def val_images(self) -> Images:
         if self.data.val is None:
             raise UserError("--data.val is missing: give the held-out file to score on")
-        return Images(self.data.val, self.data.backend)
+        return self._images("val", self.data.val)
+
+    def _images(self, which: str, path: Path) -> Images:
+        """Raises UserError if they are those of the run and have gone."""
+        settings = self.target.settings
+        if settings is not None and path == getattr(settings, which) and not there(path):
+            raise UserError(
+                f"{path}, the --data.{which} of {self.target.title}, is not there any more: give its new place with "
+                f"--data.{which} PATH"
+            )
+        return Images(path, self.data.backend)
 
     def features(self, images: Images, target: Target | None = None) -> Features:
         """Of this encoder, or of another target at the same views."""
         return self.extractor.features(Order(target or self.target, images, self.data))
 
     def pair(self, train: Images | None = None, val: Images | None = None) -> tuple[Features, Features]:
-        """Features of the training and of the held-out images, checked to be labelled alike before any is decoded."""
+        """Features of the training and of the held-out images, both under the class numbers of training.
+
+        What does not fit together, labels, classes or the same images in both, is found before any is decoded.
+        """
         images = train or self.train_images, val or self.val_images
         with contextlib.ExitStack() as opened:
-            backends = [self.extractor.open(Order(self.target, one, self.data)) for one in images]
-            for backend in backends:
-                opened.callback(backend.close)
+            backends: list[Backend] = []
+            for one in images:
+                backends.append(self.extractor.open(Order(self.target, one, self.data)))
+                opened.callback(backends[-1].close)
             check_pair(*backends)
-        return self.features(images[0]), self.features(images[1])
+            if train is None:
+                self._say(self._other_images(backends[0].content, images[0].path))
+            contents, paths = (backends[0].content, backends[1].content), (images[0].path, images[1].path)
+            self._say(check_overlap(*contents, paths, "--allow-same", self.allow_same))
+            for backend, what in zip(backends, ("training images", "held-out images"), strict=True):
+                labels = relabel(backend.labels, backend.classes, backends[0].classes)
+                self._say(without_images(labels, backends[0].classes, what))
+        made = self.features(images[0])
+        return made, self.features(images[1]).of_classes(made.classes)
+
+    def _other_images(self, content: Content, path: Path) -> str | None:
+        """A line if these are not the images that the run was trained on."""
+        run = self.target.run_folder
+        known = None if run is None else RunFolder(run).read_data()
+        differences = content.differences(known) if known is not None else []
+        if not differences:
+            return None
+        return f"{path} does not hold the images that {run} was trained on ({'; '.join(differences)})"
+
+    def _say(self, line: str | None) -> None:
+        if line is not None and line not in self.notes:
+            self.notes.append(line)
+            print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def val(self) -> Features:
         """Features of the held-out images, checked to be labelled."""
@@ -86,11 +133,13 @@ def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict]
     start = time.perf_counter()
     with Processes() as processes:
         if processes.rank:
-            Extractor(processes, options.data.workers or processes.cores).serve()
+            with bus_error.explained("the images"):
+                Extractor(processes, options.data.workers or processes.cores).serve()
             return None
         job = open_job(options, processes)
         run = importlib.import_module(f"fastvarcon.evaluation.{EVALUATIONS[name].module}").run
-        figures = run(job, options)
+        with bus_error.explained(f"{job.data.train} or {job.data.val}"):
+            figures = run(job, options)
         result = {
             "name": name,
             "features": options.features,
@@ -105,6 +154,7 @@ def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict]
             "command": command,
             "seed": options.seed,
             "seconds": round(time.perf_counter() - start, 3),
+            **({"warnings": job.notes} if job.notes else {}),
         }
         stem = name + options.stem
         write_json(job.out / "eval" / f"{stem}.json", result)
@@ -124,7 +174,12 @@ def open_job(options: EvalOptions, processes: Processes) -> Job:
         side = min(data.size, PIXEL_SIDE)
         data = dataclasses.replace(data, size=side, eval_resize=max(side, round(data.eval_resize * side / data.size)))
     extractor = Extractor(processes, workers, out / "features", target)
-    return Job(target, data, extractor, out, workers, processes.device, options.seed)
+    return Job(target, data, extractor, out, workers, processes.device, options.seed, options.allow_same)
+
+
+def there(path: Path) -> bool:
+    """A file, a folder, or a pattern that something matches."""
+    return path.exists() or bool(glob.glob(str(path)))
 
 
 def data_settings(target: Target, flags: EvalData) -> DataConfig:

@@ -58,6 +58,8 @@ class EvalOptions:
     """Seed of every split, order and random draw."""
     out: Path | None = None
     """Folder for eval/NAME.json and report.html; default: the run folder, else runs/eval-NAME."""
+    allow_same: Annotated[bool, FlagCreatePairsOff] = False
+    """Score on the training images themselves, which is refused otherwise: it says nothing about new images."""
 
     def validate(self) -> None:
         """Raise UserError for values that are invalid for any data."""

@@ -64,6 +64,11 @@ class Target:
         return self.path.name if self.path else "pixels"
 
     @property
+    def run_folder(self) -> Path | None:
+        """The run that it is of, where that is known."""
+        return {"run": self.path, "checkpoint": self.path and self.path.parent.parent}.get(self.kind)
+
+    @property
     def settings(self) -> DataConfig | None:
         """The data settings it was trained with, where they are known."""
         if self.kind == "run":

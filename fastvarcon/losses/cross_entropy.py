@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fastvarcon.losses.base import Loss
+from fastvarcon.losses.base import Loss, class_numbers
 from fastvarcon.losses.pairs import global_mean
 
 
@@ -21,7 +21,7 @@ class CrossEntropyLoss(Loss):
     """`forward(logits, labels)`: [n, C] of this process, [n] int64; negative labels are left out.
 
     Raises:
-        ValueError: label smoothing outside [0, 1).
+        ValueError: label smoothing outside [0, 1), labels that are not integers or, on a CPU, outside the C classes.
         UserError: no row of the batch has a label (on a CPU; on a GPU the loss is 0).
     """
 
@@ -38,6 +38,7 @@ class CrossEntropyLoss(Loss):
 
     def with_stats(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and per row 1 where the classifier is right: {"batch_top1": [n]}."""
+        labels = class_numbers(labels, len(logits), logits.shape[1])
         logits = logits if logits.dtype == torch.float64 else logits.float()
         known = labels >= 0
         target = labels.clamp(min=0)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from fastvarcon.losses.base import class_numbers
 from fastvarcon.losses.contrastive import ContrastiveLoss
 from fastvarcon.losses.pairs import gather
 
@@ -46,6 +47,7 @@ class NsclMonitor:
 
     @torch.no_grad()
     def __call__(self, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        labels = class_numbers(labels, len(z), self._num_classes)
         z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
         dcl, nscl = self._dcl.rows(z, labels), self._nscl.rows(z, labels)
         usable = nscl.valid

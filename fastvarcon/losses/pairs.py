@@ -19,6 +19,7 @@ from fastvarcon.errors import UserError
 from fastvarcon.kernels import contrastive_torch
 from fastvarcon.kernels.contrastive_form import Form, RowTable, row_scalars
 from fastvarcon.losses.backends import resolve_backend
+from fastvarcon.losses.base import class_numbers
 
 TRITON_MAX_DIM = 512
 
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
     image: Tensor
     """[M] int32 number of its image."""
     label: Tensor | None
-    """[M] int32 class, negative = unknown; None if nobody asked."""
+    """[M] int32 number of its class among those of the batch, -1 = unknown; None if nobody asked."""
     mine: slice
     """This process's rows among them."""
 
@@ -63,7 +64,7 @@ def describe_batch(z: Tensor, labels: Tensor | None, num_views: int, group) -> B
     index = torch.arange(world * n, dtype=torch.int32, device=z.device)
     images = n // num_views
     image = index // n * images + index % n % images if n else index
-    label = None if labels is None else gather(labels.to(torch.int32), group)
+    label = None if labels is None else number_classes(gather(class_numbers(labels, n), group))
     return Batch(index, image, label, slice(rank * n, (rank + 1) * n))
 
 
@@ -73,8 +74,19 @@ def check_rows(z: Tensor, labels: Tensor | None, num_views: int) -> None:
         raise ValueError(f"z must be [rows, dim] and floating point, got {tuple(z.shape)} {z.dtype}")
     if num_views < 1 or len(z) % num_views:
         raise ValueError(f"{len(z)} rows are not {num_views} views of each image")
-    if labels is not None and (labels.shape != z.shape[:1] or labels.is_floating_point()):
-        raise ValueError(f"labels must be [{len(z)}] integers, got {tuple(labels.shape)} {labels.dtype}")
+    if labels is not None:
+        class_numbers(labels, len(z))
+
+
+def number_classes(labels: Tensor) -> Tensor:
+    """[M] int64 -> [M] int32: 0, 1, ... for the classes in the order of their labels, -1 for negative labels.
+
+    As `unique(return_inverse=True)`, which would wait for the GPU to learn how many classes there are.
+    """
+    ordered, place = labels.sort()
+    number = torch.zeros_like(labels)
+    number[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    return torch.where(labels < 0, -1, torch.empty_like(number).scatter_(0, place, number)).to(torch.int32)
 
 
 def pair_rows(z: Tensor, ids: Tensor, mine: slice, form: Form, group=None, backend: str = "auto") -> PairRows:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from fastvarcon.errors import UserError
-from fastvarcon.losses.base import Loss
+from fastvarcon.losses.base import Loss, class_numbers
 from fastvarcon.losses.pairs import global_mean
 
 
@@ -56,6 +56,7 @@ class ClopLoss(Loss):
         """The loss, the figures of the base, and per row {"prototype_cosine": [n]}, 0 where the class is unknown."""
         if labels is None:
             raise ValueError("clop needs labels: give the class of each row, negative where it is unknown")
+        labels = class_numbers(labels, len(z), len(self.prototypes))
         loss, stats = self.base.with_stats(z, labels)
         z = z if z.dtype == torch.float64 else z.float()
         known = labels >= 0

@@ -210,7 +210,7 @@ def _evaluate(
     z: Tensor, labels: Tensor, eps: float | Tensor, s: Settings, prototypes: Prototypes | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss [n], statistics [5, n], 1 / rows of the global batch)"""
-    check_rows(z, labels, s.num_classes)
+    labels = check_rows(z, labels, s.num_classes)
     backend = resolve_backend(s.backend, z, TRITON_MAX_DIM)
     triton = backend == "triton"
     with torch.autocast(z.device.type, enabled=False):

@@ -24,17 +24,18 @@ from torch import Tensor
 def compact(labels: Tensor, num_classes: int, bound: int, group) -> tuple[Tensor, int]:
     """(labels numbered among the classes present in their order, a bound of that number). Nothing waits for a GPU.
 
-    At most `bound` classes may be present in the global batch; a label beyond gets a number that is none of a class.
+    labels: int64 in [-1, num_classes], the last of which is no class. At most `bound` classes may be present in the
+    global batch; a label beyond gets a number that is none of a class.
     """
     present = torch.zeros(num_classes + 1, dtype=torch.uint8, device=labels.device)
     present.scatter_(0, torch.where(labels < 0, num_classes, labels).long(), 1)
     present = present[:num_classes]
     work = dist.all_reduce(present, dist.ReduceOp.MAX, group=group, async_op=True) if group is not None else None
-    known, slot = labels >= 0, labels.clamp(min=0).long()
+    slot, classes = labels.clamp(0, num_classes - 1), min(num_classes, bound)
     if work is not None:
         work.wait()
-    number = present.cumsum(0, dtype=torch.int64) - 1
-    return torch.where(known, number[slot], -1), min(num_classes, bound)
+    number = (present.cumsum(0, dtype=torch.int64) - 1)[slot]
+    return torch.where(labels < 0, -1, torch.where(labels < num_classes, number, classes)), classes
 
 
 def class_sums(z: Tensor, labels: Tensor, num_classes: int, group, triton_method: str | None) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import filelock
 
+from fastvarcon import locks
 from fastvarcon.errors import UserError
 from fastvarcon.machine import available_cores
 from fastvarcon.studies.commands import executable
@@ -132,11 +133,9 @@ class Child:
 
 def wait_for_lock(run: Path) -> None:
     """A training that an earlier study has left behind is saving: let it finish. Raises UserError if it goes on."""
-    lock = filelock.FileLock(run / ".lock")
     if not run.exists():
         return
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
+        locks.acquire(run / ".lock", timeout=LOCK_SECONDS).release()
     except filelock.Timeout:
         raise UserError(f"{run} is in use by another run: wait for it or give another --out") from None
-    lock.release()

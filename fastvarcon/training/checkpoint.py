@@ -72,8 +72,10 @@ def save_checkpoint(folder: Path, state: dict, run: str = "") -> None:
     write_checkpoint(folder, snapshot(state), run)
 
 
-def load_checkpoint(folder: Path, run: str | None = None) -> dict:
+def load_checkpoint(folder: Path, run: str | None = None, earlier: str | None = None) -> dict:
     """Read back a state, tensors on the CPU; that of any run, or of `run` alone.
+
+    earlier: the identity that an earlier version gave the same run.
 
     Raises:
         UserError: a missing or damaged file, or one that another run has written.
@@ -90,12 +92,12 @@ def load_checkpoint(folder: Path, run: str | None = None) -> dict:
         raise UserError(
             f"{path} is not a whole checkpoint ({error}): remove the folder {folder} to do without it"
         ) from None
-    if run is not None and header["run"] != run:
+    if run is not None and header["run"] not in (run, earlier):
         raise UserError(f"{path} belongs to a run of other settings: remove the folder {folder} to do without it")
     return state
 
 
-def load_newest(folder: RunFolder, run: str, warn: Callable[[str], None]) -> dict:
+def load_newest(folder: RunFolder, run: str, warn: Callable[[str], None], earlier: str | None = None) -> dict:
     """The newest checkpoint that is whole and of this run; tells `warn` of each that was passed over.
 
     Raises:
@@ -104,7 +106,7 @@ def load_newest(folder: RunFolder, run: str, warn: Callable[[str], None]) -> dic
     candidates = folder.checkpoints()
     for candidate in candidates:
         try:
-            return load_checkpoint(candidate, run)
+            return load_checkpoint(candidate, run, earlier)
         except UserError as error:
             if candidate == candidates[-1]:
                 raise

@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from fastvarcon.config import Config
 from fastvarcon.data.backends import Backend, open_backend
 from fastvarcon.data.backends.replace import ReplaceBadImages
+from fastvarcon.data.class_names import without_images
 from fastvarcon.data.loader import Loader, ViewSpec
+from fastvarcon.data.pairing import Relabelled, check_overlap
 from fastvarcon.data.sampling import BlockShuffle, Bound, ClassBalanced, Order, Shuffle, epoch_order
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import BATCH as VAL_BATCH
@@ -28,6 +30,7 @@ class RunData:
         images: backend of the training images.
         train: loader of this rank's share of the training views.
         val, bank: loaders of the held-out images and of the training images that vote on them, or None.
+        notes, warnings: lines for the log.
 
     Raises:
         UserError: files that cannot be read or do not fit together.
@@ -39,14 +42,17 @@ class RunData:
         self._loaders: list[Loader] = []
         self.val: Loader | None = None
         self.bank: Loader | None = None
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
         try:
             images = self.images = self._open(config, accelerator, data.train_file)
             self.classes = images.classes
-            if len(self.classes) < 2 and config.loss.needs_labels:
+            if config.loss.needs_labels and len(np.unique(images.labels)) < 2:
                 raise UserError(
-                    f"{data.train} has a single class and --loss.name {config.loss.name} needs at least two: "
+                    f"{data.train} has images of a single class and --loss.name {config.loss.name} needs at least two: "
                     "use simclr, dcl, dhel or kcl"
                 )
+            self._note(without_images(images.labels, self.classes, "training images"))
             precision = resolve_precision(train.precision, accelerator.device.type == "cuda")
             spec = ViewSpec(
                 size=data.size,
@@ -69,13 +75,10 @@ class RunData:
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )
+            if config.loss.needs_other_class:
+                self._count_classes(config)
             if data.val is not None and train.val_every:
-                held_out = self._open(config, accelerator, data.val)
-                if held_out.classes != self.classes:
-                    raise UserError(
-                        f"{data.val} has other classes than {data.train}: convert both from folders with the "
-                        "same class names"
-                    )
+                held_out = self._held_out(config, accelerator, data.val)
                 voters = np.sort(epoch_order(len(images), train.seed, 0)[: train.val_bank])
                 spec = eval_spec(data)
                 self.bank = self._loader(
@@ -85,6 +88,35 @@ class RunData:
         except BaseException:
             self.close()
             raise
+
+    def _held_out(self, config: Config, accelerator: Accelerator, path: Path) -> Backend:
+        """The held-out images under the class numbers of the training images."""
+        data = config.data
+        held_out = Relabelled(self._open(config, accelerator, path), self.classes)
+        self._note(without_images(held_out.labels, self.classes, "held-out images"))
+        flag, paths = "--data.allow-same", (data.train_file, path)
+        same = check_overlap(self.images.content, held_out.content, paths, flag, data.allow_same)
+        self.warnings += [same] if same else []
+        return held_out
+
+    def _count_classes(self, config: Config) -> None:
+        """Look for batches of a single class in the first epoch. Raises UserError if all of them are."""
+        order, train, labels = self.train.order, config.train, self.images.labels
+        single = one_class_batches(labels[order.epoch(train.seed, 0)], train.global_batch)
+        if single.all():
+            raise UserError(
+                f"every batch of {train.global_batch} images has a single class, and --loss.name {config.loss.name} "
+                "needs several: use a larger --train.global-batch, a smaller --sampling.per-class, or "
+                "--sampling.order shuffle"
+            )
+        if single.any():
+            self.warnings.append(
+                f"{single.sum():,} of the {len(single):,} batches of the first epoch have images of one class alone: "
+                f"--loss.name {config.loss.name} learns nothing from those; a larger --train.global-batch has fewer"
+            )
+
+    def _note(self, line: str | None) -> None:
+        self.notes += [line] if line else []
 
     def _open(self, config: Config, accelerator: Accelerator, path: Path) -> Backend:
         data = config.data
@@ -144,6 +176,12 @@ class RunData:
             loader.close()
         for backend in self._backends:
             backend.close()
+
+
+def one_class_batches(labels: np.ndarray, global_batch: int) -> np.ndarray:
+    """[steps] bool: which batches of an epoch hold a single class; `labels` in the order of the epoch."""
+    batches = labels[: len(labels) // global_batch * global_batch].reshape(-1, global_batch)
+    return (batches == batches[:, :1]).all(axis=1)
 
 
 def sample_order(config: Config, images: Backend) -> Order:

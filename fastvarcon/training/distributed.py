@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
@@ -35,6 +36,25 @@ def ddp_settings(train: TrainConfig) -> dict[str, bool]:
         # a static graph counts the backward passes of its first step, of micro-batches too, and then waits for as many
         "static_graph": train.micro_batch == 0,
     }
+
+
+@contextlib.contextmanager
+def own_accelerate_state() -> Iterator[None]:
+    """Inside, Accelerate starts from nothing; afterwards its state is what it was before.
+
+    Accelerate keeps device and precision once for the whole process: without this, the second training of a process
+    is refused if its precision is another one. The process group is torch's and stays.
+    """
+    states = (AcceleratorState, PartialState, GradientState)
+    before = [dict(state._shared_state) for state in states]
+    for state in states:
+        state._shared_state.clear()
+    try:
+        yield
+    finally:
+        for state, values in zip(states, before, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(values)
 
 
 def make_accelerator(train: TrainConfig) -> Accelerator:
@@ -170,11 +190,11 @@ def together(device: torch.device) -> Iterator[None]:
         raise SystemExit(2)
 
 
-def require_same(value: int, what: str, device: torch.device) -> None:
+def require_same(value: int, what: str, remedy: str, device: torch.device) -> None:
     """Raise UserError on every rank unless `value` is the same on all. One all-reduce."""
     group = process_group()
     if group is not None:
         bounds = torch.tensor([value, -value], device=device)
         dist.all_reduce(bounds, op=dist.ReduceOp.MAX, group=group)
         if bounds[0] != -bounds[1]:
-            raise UserError(f"the processes see different {what}: --out must be on a disk that all machines share")
+            raise UserError(f"the processes see different {what}: {remedy}")

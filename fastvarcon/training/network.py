@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,6 +21,7 @@ from fastvarcon.models.ghost_norm import use_ghost_groups
 from fastvarcon.models.timm_encoders import draws_at_random
 from fastvarcon.training.compiled import compile_network
 from fastvarcon.training.ema import Ema
+from fastvarcon.training.micro_batch import images_per_pass
 from fastvarcon.training.resolution import epoch_sizes
 
 
@@ -42,6 +44,7 @@ def build_parts(config: Config, classes: int, device: torch.device, group: Proce
     sizes = epoch_sizes(train.resolution, train.epochs, config.data.size)
     network = ContrastiveModel(config.model, logits, size=config.data.size, sizes=sizes)
     require_fitting_norms(config, network.encoder)
+    require_several_values(config, network.encoder, group, min(sizes or [config.data.size]))
     network = network.to(device).to(memory_format=torch.channels_last)
     shape = {"num_views": views, "dim": config.model.head_dim, "max_rows": train.global_batch * views}
     criterion = build_loss(config.loss, classes, group, **shape).to(device)
@@ -55,6 +58,38 @@ def build_parts(config: Config, classes: int, device: torch.device, group: Proce
         network = use_ghost_groups(network, train.bn_group, views)
     compile_network(network, train.compile)
     return Parts(network, criterion, monitor, ema)
+
+
+@torch.no_grad()
+def require_several_values(config: Config, encoder: nn.Module, group: ProcessGroup | None, size: int) -> None:
+    """Raise UserError if a batch norm would take its statistics over one value per channel, which torch refuses.
+
+    That is one view of one image, in layers whose maps have a single pixel. size: side of the smallest views.
+    """
+    train, views = config.train, config.data.num_views
+    world = dist.get_world_size(group) if group is not None else 1
+    passed = images_per_pass(train, world)
+    images = {"local": passed, "ghost": train.bn_group, "sync": passed * world}[train.batch_norm]
+    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
+    if images * views > 1 or not norms:
+        return
+    values: list[int] = []
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, inputs: values.append(inputs[0].numel() // inputs[0].shape[1]))
+        for norm in norms
+    ]
+    was_training = encoder.training
+    encoder.eval()(torch.zeros(1, 3, size, size))
+    encoder.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    if min(values) > 1:
+        return
+    remedy = "a larger --train.bn-group" if train.batch_norm == "ghost" else "a larger --train.global-batch"
+    raise UserError(
+        f"--train.batch-norm {train.batch_norm} would normalise one view of one image at a time, and the last layers "
+        f"of {config.model.encoder} have 1 x 1 pixels at --data.size {size}: use {remedy}, or larger views"
+    )
 
 
 def require_fitting_norms(config: Config, encoder: nn.Module) -> None:

@@ -49,8 +49,15 @@ class StepProfiler:
             running.stop()
 
     def _write(self, traced: profile) -> None:
-        self._path.parent.mkdir(exist_ok=True)
         aside = self._path.with_name(f"{self._path.name}.partial")
-        traced.export_chrome_trace(str(aside))
-        os.replace(aside, self._path)
-        self._say(f"trace of the steps: {self._path}")
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            traced.export_chrome_trace(str(aside))  # a full disk leaves no file, and raises nothing
+            os.replace(aside, self._path)
+        except (OSError, RuntimeError) as error:
+            for left in self._path.parent.glob(f"{aside.name}*"):
+                left.unlink(missing_ok=True)
+            reason = "is the disk full?" if isinstance(error, FileNotFoundError) else error
+            self._say(f"warning: the trace of the steps was not written ({reason}): training goes on")
+        else:
+            self._say(f"trace of the steps: {self._path}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from fastvarcon.errors import UserError
-from fastvarcon.run_folder import RunFolder
-from fastvarcon.training.checkpoint import Snapshot, save_tensors, snapshot, write_checkpoint
+from fastvarcon.run_folder import CHECKPOINT_FILE, RunFolder
+from fastvarcon.training.checkpoint import Snapshot, load_checkpoint, save_tensors, snapshot, write_checkpoint
 
 
 class Saver:
@@ -23,13 +24,18 @@ class Saver:
         run: identity of the run, for the checkpoints.
         keep: how many checkpoints epoch-NNN stay; 0 = all.
         warn: is told of a failed save, in the thread that calls `save`.
+        last_is_good: checkpoints/last has just been read and is intact.
 
     Attributes:
         waited: seconds for which the training has waited for saves.
     """
 
-    def __init__(self, folder: RunFolder, run: str, keep: int, warn: Callable[[str], None]):
+    def __init__(
+        self, folder: RunFolder, run: str, keep: int, warn: Callable[[str], None], *, last_is_good: bool = False
+    ):
         self.waited = 0.0
+        self._good = _stamp(folder.last) if last_is_good else None
+        """State of the file of checkpoints/last when it was known to be intact."""
         self._folder, self._run, self._keep, self._warn = folder, run, keep, warn
         self._memory: dict[str, torch.Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -83,7 +89,9 @@ class Saver:
     def _write(self, content: Snapshot, encoder: str | None, kept_epoch: int | None) -> None:
         folder = self._folder
         try:
-            write_checkpoint(folder.last, content, self._run, previous=folder.previous)
+            previous = folder.previous if self._last_is_good() else None
+            write_checkpoint(folder.last, content, self._run, previous=previous)
+            self._good = _stamp(folder.last)
             if encoder is not None:
                 weights = {k.removeprefix(encoder): t for k, t in content.tensors.items() if k.startswith(encoder)}
                 save_tensors(folder.encoder, weights)
@@ -93,3 +101,21 @@ class Saver:
                     folder.drop_kept(self._keep)
         except Exception as error:  # raised again where the training waits
             self._error = error
+
+    def _last_is_good(self) -> bool:
+        """What replaces checkpoints/previous must be intact: read again unless it is as this process left it."""
+        if self._good is not None and _stamp(self._folder.last) == self._good:
+            return True
+        try:
+            load_checkpoint(self._folder.last, self._run)
+        except UserError:
+            return False
+        return True
+
+
+def _stamp(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        status = (folder / CHECKPOINT_FILE).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -51,6 +51,7 @@ def opening_lines(run: Run) -> list[str]:
     if run.step:
         done, within = divmod(run.step, run.steps_per_epoch)
         lines.append(f"resuming {run.folder.path} after epoch {done}" + (f" and {within} steps" if within else ""))
+    lines += run.notes
     if run.epoch >= train.epochs:
         lines.append(f"{run.folder.path} has all its {train.epochs} epochs: nothing left to train")
     return lines

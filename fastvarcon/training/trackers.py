@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import threading
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, filter_trackers
@@ -28,7 +30,11 @@ def start_trackers(config: Config, accelerator: Accelerator) -> list[GeneralTrac
     if not config.train.tracker_names:
         return []
     folder = config.out / "trackers"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): leave out --train.trackers") from None
+    _say_once()
     accelerator.project_configuration.logging_dir = str(folder)
     accelerator.log_with = filter_trackers(list(config.train.tracker_names), str(folder))
     settings = {
@@ -37,6 +43,18 @@ def start_trackers(config: Config, accelerator: Accelerator) -> list[GeneralTrac
     names = {"wandb": {"name": config.out.name, "dir": str(folder)}, "mlflow": {"run_name": config.out.name}}
     accelerator.init_trackers(PROJECT, settings, names)
     return accelerator.trackers
+
+
+@functools.cache
+def _say_once() -> None:
+    """Keep the tracebacks of TensorBoard's writing thread off the log: its next caller gets the same error."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            before(args)
+
+    threading.excepthook = hook
 
 
 def scalars(row: dict) -> dict[str, float]:

@@ -20,15 +20,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from fastvarcon import bus_error
 from fastvarcon.config import Config
-from fastvarcon.data.class_names import names_in_file
 from fastvarcon.errors import UserError
 from fastvarcon.models.encoders import Encoder
 from fastvarcon.models.timm_encoders import draws_at_random, require_timm
 from fastvarcon.progress import format_seconds
 from fastvarcon.run_folder import RunFolder, run_identity, write_json
 from fastvarcon.training import distributed
-from fastvarcon.training.checkpoint import load_newest
 from fastvarcon.training.data import RunData
 from fastvarcon.training.histograms import Histograms
 from fastvarcon.training.meters import Clock, Meter, gpu_memory
@@ -36,6 +35,7 @@ from fastvarcon.training.micro_batch import forward_backward, images_per_pass
 from fastvarcon.training.network import build_parts
 from fastvarcon.training.optim import add_criterion, build_optimizer, restore_optimizer, set_learning_rate
 from fastvarcon.training.profiling import StepProfiler
+from fastvarcon.training.resume import Resumed, resume
 from fastvarcon.training.saver import Saver
 from fastvarcon.training.schedules import Schedule
 from fastvarcon.training.signals import StopRequest
@@ -60,24 +60,39 @@ def train(config: Config) -> dict | None:
         require_timm(config.model.encoder)
     folder = RunFolder(config.out)
     folder.check(config)
-    accelerator = distributed.make_accelerator(config.train)
     with ExitStack() as stack:
+        images = filter(None, (config.data.train, config.data.val))
+        stack.enter_context(bus_error.explained(" or ".join(map(str, images))))
+        stack.enter_context(distributed.own_accelerate_state())
+        accelerator = distributed.make_accelerator(config.train)
         with distributed.together(accelerator.device):
             data = stack.enter_context(RunData(config, accelerator))
             images_per_pass(config.train, accelerator.num_processes)  # refuses before the folder is made
             if accelerator.is_main_process:
                 folder.lock()
                 stack.callback(folder.unlock)
-                write_json(folder.config, config.flat())
+        content, remedy = data.images.content, "--data.train must name the same ones on every machine"
+        distributed.require_same(content.number, "training images", remedy, accelerator.device)
         with distributed.together(accelerator.device):
-            run = Run(config, folder, accelerator, data)
+            resumed = resume(folder, config, content)
+        with distributed.together(accelerator.device):
+            if accelerator.is_main_process:
+                folder.begin(config, content.identity)
+            run = Run(config, folder, accelerator, data, resumed)
         return run.fit()
 
 
 class Run:
     """One process of one training run."""
 
-    def __init__(self, config: Config, folder: RunFolder, accelerator: Accelerator, data: RunData):
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        data: RunData,
+        resumed: Resumed | None = None,
+    ):
         self.config, self.folder, self.accelerator, self.data = config, folder, accelerator, data
         self.images_per_pass = images_per_pass(config.train, accelerator.num_processes)
         train, device = config.train, accelerator.device
@@ -97,18 +112,25 @@ class Run:
         self.step = 0  # steps done so far
         self.epoch_began = self.clock.state()
         self.saved_at = (self.step, time.monotonic())
-        distributed.require_same(folder.resumable, "checkpoints", device)
-        warnings: list[str] = []
-        if folder.resumable:
-            self._restore(load_newest(folder, run_identity(config), warnings.append))
-        distributed.require_same(self.step, "checkpoints", device)
+        self.notes = [*data.notes]
+        warnings, waiting = [*data.warnings], ""
+        if resumed is not None:
+            self._restore(resumed.state)
+            self.notes += resumed.notes
+            warnings += resumed.warnings
+            waiting = resumed.state.get("waiting_rows", "")
+        shared = "--out must be on a disk that all machines share"
+        distributed.require_same(self.step, "checkpoints", shared, device)
         self.resumed_at = self.step
         trackers = start_trackers(config, accelerator)
-        self.log = MetricsLog(folder.metrics, self.step, trackers) if accelerator.is_main_process else None
         self.display = Display(self.total_steps, self.step, enabled=accelerator.is_main_process)
         for warning in warnings:
             self._warn(warning)
-        self.saver = Saver(folder, run_identity(config), train.keep, self._warn)
+        self.log = None
+        if accelerator.is_main_process:
+            self.log = MetricsLog(folder.metrics, self.step, trackers, waiting=waiting, warn=self._warn)
+        last_is_good = resumed is not None and not resumed.warnings
+        self.saver = Saver(folder, run_identity(config), train.keep, self._warn, last_is_good=last_is_good)
         traced = train.profile if accelerator.is_main_process else 0
         self.profiler = StepProfiler(traced, folder.path / "profile" / "trace.json", self.display.say)
 
@@ -240,12 +262,13 @@ class Run:
             return
         state = {
             "step": self.step,
-            "data": self._data_identity(),
+            "data": self.data.images.content.identity,
             "clock": self.clock.state(),
             "epoch_began": self.epoch_began,
             "meter": self.meter.state(),
             "histograms": self.histograms.state(),
             "figures": self.epoch_figures,
+            "waiting_rows": self.log.waiting if self.log is not None else "",
             "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **{name: module.state_dict() for name, module in self._modules().items()},
@@ -258,13 +281,6 @@ class Run:
         )
 
     def _restore(self, state: dict) -> None:
-        state["data"]["classes"] = names_in_file(state["data"]["classes"])  # as the file's are read, also in old runs
-        if state["data"] != self._data_identity():
-            raise UserError(
-                f"{self.config.data.train} has changed since {self.folder.path} was begun (it had "
-                f"{state['data']['images']} images of {len(state['data']['classes'])} classes): "
-                "give a new --out, or the old file to resume"
-            )
         for name, module in self._modules().items():
             module.load_state_dict(state[name])
         restore_optimizer(self.optimizer, state["optimizer"])
@@ -278,9 +294,6 @@ class Run:
     def _modules(self) -> dict[str, torch.nn.Module]:
         modules = {"model": self.network, "criterion": self.criterion}
         return modules if self.ema is None else {**modules, "ema": self.ema.model}
-
-    def _data_identity(self) -> dict:
-        return {"images": self.data.train.num_samples, "classes": self.data.classes}
 
     def _position(self) -> dict[str, int]:
         """Where in the data the run stands: a function of the steps done, for every number of processes."""
@@ -308,17 +321,33 @@ class Run:
         if self.log is not None:
             self.log.write({"kind": kind, "epoch": self.epoch, "step": self.step, **figures})
 
+    def _require_written(self, summary: OSError | None) -> None:
+        """Raise UserError, naming it, if the disk has not taken everything. First rank."""
+        missing = [] if summary is None else [f"summary.json ({summary.strerror or summary})"]
+        missing += [rows for rows in [self.log and self.log.missing()] if rows]
+        if missing:
+            raise UserError(
+                f"{self.folder.path} has everything up to step {self.step} but {' and '.join(missing)}: free some "
+                "space and run the same command again"
+            )
+
     def _leave(self) -> None:
         """The end of a run that was asked to stop."""
         self.saver.finish()
+        self._require_written(None)
         self.display.say(f"stopped by a signal after step {self.step}, saved: the same command goes on from there")
 
     def _summarise(self) -> dict:
         """Write and return summary.json, without scores; only a finished run that is started again keeps its own."""
         summary = summarise(self)
         finished_before = self.resumed_at == self.total_steps and self.folder.read_summary() is not None
+        error = None
         if self.accelerator.is_main_process and not finished_before:
-            write_json(self.folder.summary, summary)
+            try:
+                write_json(self.folder.summary, summary)
+            except OSError as refusal:
+                error = refusal
+        self._require_written(error)
         self.display.say(f"trained in {format_seconds(self.clock.seconds)}: {self.folder.path}")
         self.display.say(f"score it with: fastvarcon eval linear {self.folder.path}")
         return summary

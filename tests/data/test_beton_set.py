@@ -11,6 +11,7 @@ from fastvarcon.data.beton import RAW, Beton, BetonError
 from fastvarcon.data.beton_set import BetonSet
 from fastvarcon.data.records import content_hash, open_records
 from fastvarcon.data_prep.beton_writer import BetonWriter
+from fastvarcon.data_prep.merge import open_parts
 from fastvarcon.data_prep.record import Record
 from fastvarcon.errors import UserError
 
@@ -111,14 +112,54 @@ def test_repeated_shard(tmp_path, shards):
 @pytest.mark.parametrize("of", [4, None])
 def test_shards_of_different_conversions(tmp_path, shards, of):
     write(tmp_path / "train-4.beton", 4, 2, of=of)
-    with pytest.raises(UserError, match="shards of different conversions"):
+    with pytest.raises(UserError, match=r"shards of different conversions|not shards of one set"):
         open_records(tmp_path)
 
 
-def test_files_without_shard_numbers_are_joined(tmp_path):
-    for name in "ab":
+def test_files_without_shard_numbers_are_joined_by_a_pattern_alone(tmp_path):
+    for name in ("train", "val"):
         write(tmp_path / f"{name}.beton", 1, 2, of=None)
+    assert len(open_records(tmp_path / "*.beton")) == 4
+    with pytest.raises(UserError, match=r"holds train\.beton, val\.beton, which are not shards of one set"):
+        open_records(tmp_path)
+    (tmp_path / "val.beton").unlink()
+    assert len(open_records(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("names", [("train-00001-of-00002", "val-00002-of-00002"), ("a-1-of-2", "a-2-of-3")])
+@pytest.mark.parametrize("of", [2, None])
+def test_shards_of_different_sets_by_their_names(tmp_path, names, of):
+    """Also where their numbers make up a complete set."""
+    for number, name in enumerate(names, start=1):
+        write(tmp_path / f"{name}.beton", number, 2, of=of)
+    for what in (tmp_path, tmp_path / "*.beton"):
+        with pytest.raises(UserError, match=rf"{names[0]}\.beton, {names[1]}\.beton, which are not shards"):
+            open_records(what)
+    with pytest.raises(UserError, match="not shards of one set"):
+        open_parts(sorted(tmp_path.glob("*.beton")))
+
+
+@pytest.mark.parametrize("of", [2, None])
+def test_shards_by_name_are_complete(tmp_path, of):
+    for number in (1, 2):
+        write(tmp_path / f"train-0000{number}-of-00002.beton", number, 2, of=of)
     assert len(open_records(tmp_path)) == 4
+    (tmp_path / "train-00001-of-00002.beton").unlink()
+    if of is None:  # a folder with a single file is that file, unless the file says that it is a part
+        (tmp_path / "train-00003-of-00002.beton").write_bytes((tmp_path / "train-00002-of-00002.beton").read_bytes())
+    with pytest.raises(UserError, match="shard 1/2 is missing"):
+        open_records(tmp_path)
+
+
+def test_shards_with_a_loose_file_beside_them(tmp_path):
+    for number in (1, 2):
+        write(tmp_path / f"train-0000{number}-of-00002.beton", number, 2, of=2)
+    write(tmp_path / "val.beton", 1, 1, of=None)
+    with pytest.raises(UserError, match="not shards of one set"):
+        open_records(tmp_path)
+    (tmp_path / "records.npy").touch()
+    with pytest.raises(UserError, match=r"holds tar shards and train-00001-of-00002\.beton"):
+        open_records(tmp_path)
 
 
 def test_other_classes(tmp_path, shards):

@@ -113,7 +113,7 @@ def test_folder_of_broken_images_alone(tmp_path):
         (lambda root: None, "does not exist"),
         (lambda root: root.mkdir(), "no class folders"),
         (lambda root: root.write_text("x"), "is a file"),
-        (lambda root: (root / "x").mkdir(parents=True), "has no images"),
+        (lambda root: (root / "x").mkdir(parents=True), "none of the 1 class folders"),
     ],
 )
 def test_wrong_folders(tmp_path, make, message):

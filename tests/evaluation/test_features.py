@@ -101,7 +101,8 @@ def test_pairs_that_do_not_fit():
         return Features(torch.zeros(len(labels), 2), torch.tensor(labels), classes)
 
     check_pair(made(["a", "b"], [0, 1]), made(["a", "b"], [1]))
-    with pytest.raises(UserError, match=r"different classes.*'c' in only one"):
+    check_pair(made(["a", "b"], [0, 1]), made(["b"], [0]))
+    with pytest.raises(UserError, match=r"different classes: 1 of the 3 held-out ones are not .* of training \(c\)"):
         check_pair(made(["a", "b"], [0]), made(["a", "b", "c"], [1]))
     with pytest.raises(UserError, match=r"--data\.val has unlabelled"):
         check_pair(made(["a", "b"], [0]), made(["a", "b"], [-1]))

@@ -167,6 +167,38 @@ def test_failed_save_keeps_the_last_good_checkpoint_and_is_reported(folder, monk
     assert load_checkpoint(folder.last, "run")["epoch"] == 4
 
 
+@pytest.mark.parametrize("when", ["before the resume", "under the run"])
+def test_a_damaged_last_does_not_displace_the_good_previous(folder, when):
+    saver, _ = saver_of(folder)
+    for epoch in (1, 2):
+        saver.save({**STATE, "epoch": epoch})
+    saver.finish()
+    whole = (folder.last / FILE).read_bytes()
+    (folder.last / FILE).write_bytes(whole[:-9] + b"x" + whole[-8:])
+    warnings: list[str] = []
+    assert load_newest(folder, "run", warnings.append)["epoch"] == 1 and len(warnings) == 1
+    if when == "before the resume":
+        saver, _ = saver_of(folder)
+    saver.save({**STATE, "epoch": 3})
+    saver.finish()
+    assert load_checkpoint(folder.last, "run")["epoch"] == 3 and load_checkpoint(folder.previous, "run")["epoch"] == 1
+    saver.save({**STATE, "epoch": 4})
+    saver.finish()
+    assert load_checkpoint(folder.previous, "run")["epoch"] == 3
+
+
+def test_an_intact_last_is_not_read_again(folder, monkeypatch):
+    saver, _ = saver_of(folder)
+    saver.save({**STATE, "epoch": 1})
+    saver.finish()
+    resumed = Saver(folder, "run", 0, print, last_is_good=True)
+    monkeypatch.setattr("fastvarcon.training.saver.load_checkpoint", None)
+    for epoch in (2, 3):
+        resumed.save({**STATE, "epoch": epoch})
+    resumed.finish()
+    assert load_checkpoint(folder.previous, "run")["epoch"] == 2
+
+
 def test_mistakes_of_the_writer_itself_are_not_taken_for_a_full_disk(folder):
     saver, _ = saver_of(folder)
     folder.path = folder.last = None

@@ -3,11 +3,14 @@ from itertools import islice
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from fastvarcon.bench.step_ours import Training
 from fastvarcon.config import Config, DataConfig, ModelConfig, TrainConfig
 from fastvarcon.models import ContrastiveModel
 from fastvarcon.training.compiled import compile_network
+from fastvarcon.training.distributed import own_accelerate_state
+from fastvarcon.training.trainer import train
 
 
 def test_training_is_compiled_evaluation_is_not_and_names_stay(monkeypatch):
@@ -40,6 +43,24 @@ def training(digits, **settings) -> Training:
             train=TrainConfig(**values),
         )
     )
+
+
+def test_trainings_of_different_precision_in_one_process(digits, tmp_path):
+    """Accelerate keeps one precision per process; a training leaves it as it was."""
+    config = Config(
+        data=DataConfig(train=digits[0], policy="crop", size=8, eval_resize=8),
+        model=ModelConfig("resnet18", width=0.0625, small_images=True),
+        train=TrainConfig(1, 512, warmup_epochs=0, device="cpu", threads=1, precision="fp32"),
+        out=tmp_path / "run",
+    )
+    with own_accelerate_state():
+        mine = Accelerator(cpu=True, mixed_precision="bf16")
+        for precision in ("fp32", "bf16"):
+            with training(digits, precision=precision, device="cpu", threads=1) as run:
+                run.step(*next(run.batches()))
+                assert run.accelerator.mixed_precision == precision.replace("fp32", "no")
+        assert train(config)["epochs"] == 1
+        assert mine.mixed_precision == "bf16" and mine.device.type == "cpu"
 
 
 @pytest.mark.gpu

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fastvarcon.data.batch import ImageBatch
+from fastvarcon.data.content import Content
 from fastvarcon.errors import UserError
 
 _HOME = {
@@ -67,6 +68,10 @@ class Backend(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes when the data on disk changes; names cached features."""
+
+    @property
+    def content(self) -> Content:
+        """What the images are, wherever they are stored."""
 
     def __len__(self) -> int: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.beton import RAW
+from fastvarcon.data.content import Content, content_of
 from fastvarcon.data.decode import ImageError, decode_jpeg_into
 from fastvarcon.data.records import open_records
 
@@ -33,6 +35,10 @@ class CpuBackend:
     @property
     def fingerprint(self) -> str:
         return self.records.fingerprint
+
+    @functools.cached_property
+    def content(self) -> Content:
+        return content_of(self.records)
 
     def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
         records = self.records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
+from fastvarcon.data.content import Content, content_of_files
 from fastvarcon.data.decode import ImageError, decode_rgb
 from fastvarcon.data.image_folder import scan_image_folder
 from fastvarcon.data.image_kinds import refuse_left_out
@@ -39,6 +41,10 @@ class FolderBackend:
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
+    @functools.cached_property
+    def content(self) -> Content:
+        return content_of_files(self.classes, self.labels, self.sizes, self._bytes)
+
     def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
         images = list(self._pool.map(self._read, ids.tolist()))
         return ImageBatch.from_images(images, self.labels[ids], ids, allocate)
@@ -48,6 +54,12 @@ class FolderBackend:
             return decode_rgb(self._paths[sample], str(self._paths[sample]))
         except ImageError as error:
             raise ImageError(str(error), sample) from None
+
+    def _bytes(self, sample: int) -> bytes:
+        try:
+            return self._paths[sample].read_bytes()
+        except OSError:  # `fetch` names it
+            return b""
 
     def will_need(self, first: int, last: int) -> None:
         """Separate files are left to the system."""

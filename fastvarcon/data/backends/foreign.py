@@ -19,6 +19,7 @@ from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.backends.cpu import CpuBackend
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.beton import JPG
+from fastvarcon.data.content import Content
 from fastvarcon.terminal import warn
 
 _PLAIN = ("Gray", "YCbCr")  # decoders differ in what they make of CMYK and RGB inside a JPEG
@@ -44,6 +45,10 @@ class ForeignBackend(ABC):
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._refused: set[int] = set()
+
+    @property
+    def content(self) -> Content:
+        return self._host.content
 
     @abstractmethod
     def _run(self, ids: np.ndarray, pixels: Tensor) -> None:

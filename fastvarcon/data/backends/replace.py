@@ -6,6 +6,7 @@ import numpy as np
 
 from fastvarcon.data.backends import Allocate, Backend, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
+from fastvarcon.data.content import Content
 from fastvarcon.data.decode import ImageError
 from fastvarcon.terminal import warn
 
@@ -29,6 +30,10 @@ class ReplaceBadImages:
     @property
     def fingerprint(self) -> str:
         return self._backend.fingerprint
+
+    @property
+    def content(self) -> Content:
+        return self._backend.content
 
     def fetch(self, ids: np.ndarray, allocate: Allocate = fresh_buffer) -> ImageBatch:
         """As Backend.fetch; `ids` and `labels` of the batch are those of the images that are in it."""

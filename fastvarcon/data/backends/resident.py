@@ -40,7 +40,7 @@ class ResidentBackend:
         try:
             records = decoder.records
             self.classes, self.labels, self.fingerprint = decoder.classes, decoder.labels, decoder.fingerprint
-            self.sizes = decoder.sizes
+            self.sizes, self.content = decoder.sizes, decoder.content
             self._heights, self._widths = records.heights, records.widths
             sizes = 3 * self._heights.astype(np.int64) * self._widths
             ends = np.cumsum(sizes)

@@ -22,6 +22,7 @@ import torch
 
 from fastvarcon.data.backends.page_lock import lock, unlock
 from fastvarcon.errors import UserError
+from fastvarcon.locks import flock
 
 FOLDER = Path("/dev/shm")
 PREFIX = "fastvarcon-"
@@ -69,7 +70,7 @@ class SharedPixels:
     def filled_by_one(self) -> Iterator[bool]:
         """Enter with True in the one process that has to write the pixels; the others wait until it has, then False."""
         with open(f"{self._path}.lock", "w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+            flock(turn.fileno(), fcntl.LOCK_EX, FOLDER)  # where there are no locks, each writes the same pixels
             empty = bytes(self._header) != WHOLE
             yield empty
             if empty:
@@ -84,7 +85,7 @@ class SharedPixels:
         for name in ("pixels", "notes", "_header", "_map"):
             self.__dict__.pop(name, None)  # the map goes with its last user
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, FOLDER)  # others who use it keep their memory
             _unlink(self._path)
         self._file.close()
 
@@ -105,7 +106,7 @@ def _open_locked(path: Path) -> BinaryIO:
     """The file, made if need be, under a shared lock; never one that is being removed."""
     while True:
         file = open(path, "a+b")  # noqa: SIM115 (closed by SharedPixels.close)
-        fcntl.flock(file, fcntl.LOCK_SH)
+        flock(file.fileno(), fcntl.LOCK_SH, FOLDER)
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
@@ -118,8 +119,8 @@ def _remove_unused(keep: Path) -> None:
         if path == keep or path.suffix == ".lock":
             continue
         with contextlib.suppress(OSError), open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _unlink(path)
+            if flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, FOLDER):
+                _unlink(path)
 
 
 def _unlink(path: Path) -> None:
