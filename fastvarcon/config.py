@@ -71,7 +71,8 @@ class DataConfig:
     blur. nscl-cifar: simaugment with crops from .08. autoaugment, randaugment: torchvision's, behind crop and flip.
     stacked-randaugment: within simclr. crop-flip. crop: no flip, for digits. eval: none, the centre crop."""
     interpolation: Interpolation = "bilinear"
-    """Filter of the resize, always antialiased, in training and evaluation. bicubic is sharper and costs more."""
+    """Filter of the resize, always antialiased, in training and evaluation. bicubic is sharper and costs more; where
+    it overshoots [0, 1], evaluation clips it as PIL does, and training leaves it as torchvision does on floats."""
     num_views: int = 2
     """Views made of each image in a step; VarCon and SupCon use two."""
     size: int = 224
