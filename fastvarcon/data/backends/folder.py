@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
-from fastvarcon.data.decode import ImageError, decode_rgb
+from fastvarcon.data.decode import ImageError, decode
 from fastvarcon.data.image_folder import scan_image_folder
 from fastvarcon.data.image_kinds import refuse_left_out
 
@@ -25,6 +26,8 @@ class FolderBackend:
         self.labels = folder.labels
         self._paths = folder.paths
         self.sizes = np.array([path.stat().st_size for path in folder.paths], dtype=np.int64)
+        self._transparent = False
+        """Whether an image with transparent pixels has been reported."""
         self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")
 
     def __len__(self) -> int:
@@ -44,9 +47,18 @@ class FolderBackend:
 
     def _read(self, sample: int) -> np.ndarray:
         try:
-            return decode_rgb(self._paths[sample], str(self._paths[sample]))
+            found = decode(self._paths[sample], str(self._paths[sample]))
         except ImageError as error:
             raise ImageError(str(error), sample) from None
+        if found.transparent and not self._transparent:
+            self._transparent = True
+            print(
+                f"warning: {self._paths[sample]} has transparent pixels: here and in other images they are white; "
+                "`fastvarcon convert --background` takes another colour",
+                file=sys.stderr,
+                flush=True,
+            )
+        return found.pixels
 
     def will_need(self, first: int, last: int) -> None:
         """Separate files are left to the system."""
