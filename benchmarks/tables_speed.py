@@ -226,6 +226,15 @@ def fuzz() -> str:
     return table(("damaged files", "opened", "refused", "crashes", "hangs"), [cells], (("fuzz", row) for row in found))
 
 
+def pillow() -> str:
+    """What became of Pillow's own test images, by mode, in the newest run."""
+    newest = {row["mode"]: row for row in every_row("pillow_images")}
+    columns = ("files", "same", "otherwise", "refused", "refused_by_both")
+    body = [(f"`--mode {mode}`", *(f"{int(row[name]):,}" for name in columns)) for mode, row in newest.items()]
+    head = ("mode", "files", "stored as Pillow shows it", "otherwise", "refused here alone", "shown by neither")
+    return table(head, body, (("pillow_images", row) for row in newest.values()))
+
+
 def newcomer() -> str:
     """The steps of docs/quick-start.md, with the times of the newest run of newcomer.py."""
     newest = {row["command"]: row for row in every_row("newcomer")}
@@ -246,5 +255,6 @@ TABLES = {
     "evaluation": evaluation,
     "memory": memory,
     "fuzz": fuzz,
+    "pillow": pillow,
     "newcomer": newcomer,
 }

@@ -76,7 +76,8 @@ class DataConfig:
     blur. nscl-cifar: simaugment with crops from .08. autoaugment, randaugment: torchvision's, after crop and flip.
     stacked-randaugment: RandAugment within simclr. crop-flip. crop: no flip, for digits. eval: only the centre crop."""
     interpolation: Interpolation = "bilinear"
-    """Filter for resizing, always antialiased, in training and evaluation. bicubic is sharper and costs more."""
+    """Filter for resizing, always antialiased, in training and evaluation. bicubic is sharper and costs more; where
+    it overshoots [0, 1], evaluation clips it as PIL does, and training leaves it as torchvision does on floats."""
     num_views: int = 2
     """Views per image in each step; VarCon and SupCon use two."""
     size: int = 224

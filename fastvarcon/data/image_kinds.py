@@ -26,6 +26,7 @@ RAW_SUFFIXES = frozenset((
 """Camera raw files are TIFFs whose first image is a thumbnail."""
 HEAD = 512
 """Bytes that are looked at."""
+KINDS_SHOWN = 8
 HANDFUL = 5
 """Files that may be left out with a note."""
 TEXT, LOOSE = "text", "loose"  # left out without regret: captions, lists; files beside the class folders
@@ -103,13 +104,16 @@ def _is_text(head: bytes) -> bool:
 
 
 def listed(kinds: Mapping[str, int]) -> str:
-    """15 AVIF files, 1 .npy file: the most frequent first."""
+    """15 AVIF files, 1 .npy file: the most frequent kinds first, at most KINDS_SHOWN of them."""
 
     def one(kind: str, count: int) -> str:
         named = f"{count:,} {_NAMES.get(kind, f'{kind} files')}"
         return named if count > 1 else named.replace("files", "file")
 
-    return ", ".join(one(kind, count) for kind, count in Counter(kinds).most_common() if count)
+    found = Counter(kinds).most_common()
+    shown = [one(kind, count) for kind, count in found[:KINDS_SHOWN]]
+    rest = sum(count for _, count in found[KINDS_SHOWN:])
+    return ", ".join([*shown, *[f"{rest:,} others"] * (rest > 0)])
 
 
 def perhaps_images(left_out: Mapping[str, int]) -> dict[str, int]:

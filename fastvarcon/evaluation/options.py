@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from fastvarcon.config import BackendName, Triple
+from fastvarcon.config import BackendName, Interpolation, Triple
 from fastvarcon.errors import UserError
 
 
@@ -35,6 +35,8 @@ class EvalData:
     """Per-channel mean in [0, 1] units; default: that of the run, else ImageNet's."""
     std: Triple | None = None
     """Per-channel standard deviation in [0, 1] units; default: that of the run, else ImageNet's."""
+    interpolation: Interpolation | None = None
+    """Filter of the resize; default: that of the run, else bilinear. Most of timm's networks want bicubic."""
 
 
 @dataclass

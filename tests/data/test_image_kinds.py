@@ -62,6 +62,7 @@ def test_other_files(tmp_path):
     assert listed({"AVIF": 2, "": 1, TEXT: 3000}) == (
         "3,000 text files, 2 AVIF files, 1 file of unknown content without a suffix"
     )
+    assert listed({f".{n}": 20 - n for n in range(10)}).endswith("13 .7 files, 23 others")
 
 
 @pytest.fixture

@@ -152,6 +152,17 @@ def test_damage_between_header_and_end_is_found_by_decoding():
     assert encode(jpeg(), "a", EncodeSettings("keep", check="decode")).payload == jpeg()
 
 
+@pytest.mark.parametrize("check", ["frame", "decode"])
+@pytest.mark.parametrize(("frame", "precision"), [(0xC0, 12), (0xC1, 12), (0xC2, 12), (0xC3, 8), (0xC5, 8), (0xCB, 8)])
+def test_frames_that_no_backend_reads_are_never_kept(frame, precision, check):
+    """12 bits a sample, lossless, hierarchical."""
+    data = bytearray(jpeg())
+    at = data.index(b"\xff\xc0")
+    data[at + 1], data[at + 4] = frame, precision
+    with pytest.raises(ImageError, match=r"^a: a JPEG of a kind that decoders do not read"):
+        encode(bytes(data), "a", EncodeSettings("keep", check=check))
+
+
 def test_arithmetic_coding_is_never_kept():
     """Only some decoders take it: PIL here may, or may refuse it."""
     data = jpeg().replace(b"\xff\xc0", b"\xff\xc9", 1)

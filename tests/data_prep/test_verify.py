@@ -92,11 +92,13 @@ def test_whole_and_damaged_records(whole, damaged, workers, decode):
 
 def test_what_was_broken_when_it_was_written(tmp_path):
     """The hash agrees: decoding finds it, a quick look does not."""
-    jpegs = [JPEGS[0], JPEGS[1][:-40], b"\xff\xd8\xff no image", JPEGS[3]]
-    records = open_records(write_tar(tmp_path / "set", jpegs, [0, 1, -1, 0]))
+    half, odd = JPEGS[3][:-60] + b"\xff\xd9", JPEGS[4][:20] + b"\0" + JPEGS[4][20:]  # PIL shows both
+    jpegs = [JPEGS[0], JPEGS[1][:-40], b"\xff\xd8\xff no image", half, odd]
+    records = open_records(write_tar(tmp_path / "set", jpegs, [0, 1, -1, 0, 1]))
     bad = verify(records, workers=2, decode=True).bad
-    assert [record.index for record in bad] == [1, 2]
+    assert [record.index for record in bad] == [1, 2, 3]
     assert "broken image" in bad[0].reason and "not an image" in bad[1].reason
+    assert "broken image (Corrupt JPEG data: premature end of data segment)" in bad[2].reason
     assert verify(records, workers=2, decode=False).bad == []
 
 

@@ -12,6 +12,8 @@ from fastvarcon.data.beton import RAW, Beton
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.record import Record
 from fastvarcon.errors import UserError
+from fastvarcon.evaluation.job import data_settings
+from fastvarcon.evaluation.options import EvalData
 from fastvarcon.evaluation.target import Target, resnet_like, resolve
 from fastvarcon.models import ContrastiveModel
 from fastvarcon.models.exported import EncoderSpec
@@ -61,6 +63,8 @@ def test_export_knows_its_images(run_folder, tmp_path):
         target = resolve(str(where), None)
         assert (target.kind, target.title) == ("export", "shipped")
         assert (target.settings.size, target.settings.eval_resize) == (16, 18)
+        chosen = [data_settings(target, EvalData(interpolation=name)).interpolation for name in (None, "bicubic")]
+        assert chosen == ["bilinear", "bicubic"]
         images = torch.rand(2, 3, 16, 16)
         assert torch.equal(target.build(16)[0](images), resolve(str(run_folder), None).build(16)[0](images))
 

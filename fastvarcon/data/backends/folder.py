@@ -12,10 +12,11 @@ import numpy as np
 from fastvarcon.data.backends import Allocate, BackendOptions, fresh_buffer
 from fastvarcon.data.batch import ImageBatch
 from fastvarcon.data.content import Content, content_of_files
-from fastvarcon.data.decode import ImageError, decode_rgb
+from fastvarcon.data.decode import ImageError, decode
 from fastvarcon.data.image_folder import scan_image_folder
 from fastvarcon.data.image_kinds import refuse_left_out
 from fastvarcon.errors import UserError, reason
+from fastvarcon.terminal import warn
 
 
 class FolderBackend:
@@ -28,6 +29,8 @@ class FolderBackend:
         self.labels = folder.labels
         self._paths = folder.paths
         self.sizes = np.array([_size(path) for path in folder.paths], dtype=np.int64)
+        self._transparent = False
+        """Whether an image with transparent pixels has been reported."""
         self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="fastvarcon-decode")
 
     def __len__(self) -> int:
@@ -51,9 +54,16 @@ class FolderBackend:
 
     def _read(self, sample: int) -> np.ndarray:
         try:
-            return decode_rgb(self._paths[sample], str(self._paths[sample]))
+            found = decode(self._paths[sample], str(self._paths[sample]))
         except ImageError as error:
             raise ImageError(str(error), sample) from None
+        if found.transparent and not self._transparent:
+            self._transparent = True
+            warn(
+                f"{self._paths[sample]} has transparent pixels: here and in other images they are white; "
+                "`fastvarcon convert --background` takes another colour"
+            )
+        return found.pixels
 
     def _bytes(self, sample: int) -> bytes:
         try:

@@ -48,6 +48,28 @@ def test_broken_record_is_named(tmp_path):
         open_backend("cpu", path, 2).fetch(np.array([1]))
 
 
+def test_a_record_that_lost_data_is_named(image_folder, tmp_path):
+    """It was kept undecoded, and PIL would show it."""
+    payload = (image_folder / "ant" / "0.jpg").read_bytes()
+    (image_folder / "ant" / "0.jpg").write_bytes(payload[: len(payload) // 2] + b"\xff\xd9")
+    convert(open_source(image_folder), tmp_path / "a.beton", EncodeSettings("keep"), workers=1, on_error="stop")
+    for backend in (open_backend("cpu", tmp_path / "a.beton"), open_backend("folder", image_folder)):
+        with pytest.raises(ImageError, match=r"(record 0|0\.jpg): broken image .Corrupt JPEG data") as error:
+            backend.fetch(np.array([3, 0]))
+        assert error.value.sample == 0
+        backend.close()
+
+
+def test_the_folder_backend_says_once_that_transparent_pixels_are_white(image_folder, capsys):
+    for name in ("0.png", "2.png"):
+        Image.new("RGBA", (9, 9)).save(image_folder / "ant" / name)
+    backend = open_backend("folder", image_folder)
+    assert (backend.fetch(np.array([1])).pixels == 255).all()
+    backend.fetch(np.arange(len(backend)))
+    assert capsys.readouterr().err.count("has transparent pixels: here and in other images they are white") == 1
+    backend.close()
+
+
 def test_record_of_another_size_than_its_entry(image_folder, tmp_path):
     path = tmp_path / "a.beton"
     payload = (image_folder / "ant" / "0.jpg").read_bytes()
