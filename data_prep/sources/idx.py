@@ -18,7 +18,8 @@ from fastvarcon.data.decode import ImageError
 from fastvarcon.data_prep.journal import FileState
 from fastvarcon.data_prep.sources.base import Source, class_names, file_state, map_bytes, short_name
 from fastvarcon.data_prep.sources.shards import choose_split
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
+from fastvarcon.machine import available_memory
 
 NAME = re.compile(r"(?P<set>.*?)[-_.]?(?P<content>images|labels)[-.]idx[134][-.]ubyte(\.gz)?")
 GZIP_MAGIC = b"\x1f\x8b"
@@ -134,8 +135,17 @@ def _header(path: Path, content: np.ndarray) -> tuple[list[int], int]:
 
 
 def _unpacked(path: Path) -> np.ndarray:
+    """Up to a byte more than the header says: the rest of a damaged file might fill the memory."""
     try:
         with gzip.open(path) as file:
-            return np.frombuffer(file.read(), np.uint8)
+            head = file.read(4)
+            head += file.read(4 * head[3]) if len(head) == 4 else b""
+            shape, _ = _header(path, np.frombuffer(head, np.uint8))
+            size, room = math.prod(shape), available_memory()
+            if size > room:
+                raise UserError(
+                    f"{path} unpacks to {size / 1e9:,.1f} GB, {room / 1e9:.1f} GB are free: gunzip it first"
+                )
+            return np.frombuffer(head + file.read(size + 1), np.uint8)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole .gz file ({error}): fetch it again") from None
+        raise UserError(f"{path} is not a whole .gz file ({reason(error)}): fetch it again") from None

@@ -132,6 +132,15 @@ def test_what_is_missing_or_must_be_chosen(tmp_path, digits):
         open_source((tmp_path / "x").mkdir() or tmp_path / "x", "idx")
 
 
+def test_a_gz_file_that_memory_does_not_hold(digits, tmp_path):
+    write_pair(tmp_path, "train-", digits[0][:3], digits[1][:3], compressed=True)
+    header = b"\0\0\x08\x03" + np.array([2**31, 2**10, 2**10], ">u4").tobytes()
+    (images,) = tmp_path.glob("*images*")
+    images.write_bytes(gzip.compress(header + bytes(1000)))
+    with pytest.raises(UserError, match=r"unpacks to 2,251,799.8 GB, .* GB are free: gunzip it first"):
+        open_source(tmp_path, "idx")
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_damaged_files_are_refused_or_read_whole(digits, data):
