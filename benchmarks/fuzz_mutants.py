@@ -162,7 +162,7 @@ def _number(rng: random.Random, length: int) -> bytes:
     return ((value + rng.choice((-24, -8, -1, 0, 0, 1, 8))) % (1 << bits)).to_bytes(size, "little")
 
 
-def _damage(content: bytearray, places: list[int], others: list[bytes], rng: random.Random) -> None:
+def damage(content: bytearray, places: list[int], others: list[bytes], rng: random.Random) -> None:
     """One change, most often within the tables."""
     length = len(content)
     if not length:
@@ -240,7 +240,7 @@ class Mutants:
             return dataset
         content = bytearray(dataset[file])
         for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
-            _damage(content, self._places[name, file], self._others, rng)
+            damage(content, self._places[name, file], self._others, rng)
         dataset[file] = bytes(content)
         if file == "records.npy" and rng.random() < 0.9:  # else the checksum would stop nearly all of them
             head = json.loads(dataset["dataset.json"])

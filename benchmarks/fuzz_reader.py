@@ -21,6 +21,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +39,7 @@ CHUNK = 20_000  # mutants per process
 MEMORY = 128 << 20  # bytes beyond those of an idle process; a million unnamed classes take half of it
 HANG_SECONDS = 20.0
 OUTCOMES = ("opened", "refused", "unexpected")
+Read = Callable[[Dataset, Path], str]
 
 
 def store(dataset: Dataset, folder: Path) -> Path:
@@ -70,16 +72,22 @@ def read_all(path: Path) -> str:
     return "opened"
 
 
-def _read_mutants(mutants: Mutants, numbers: range, folder: Path, progress, counts, keep: Path) -> None:
+def read_stored(dataset: Dataset, folder: Path) -> str:
+    return read_all(store(dataset, folder))
+
+
+def _read_mutants(
+    mutants: Mutants, numbers: range, folder: Path, progress, counts, keep: Path, read: Read, memory: int
+) -> None:
     """The process that may die: reads the mutants `numbers`, and says before each one that it is next."""
-    assert read_all(store(mutants[0], _emptied(folder)))  # everything is imported behind this
+    assert read(mutants[0], _emptied(folder))  # everything is imported behind this
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
     for number in numbers:
         progress.value = number
-        path = store(mutants[number], _emptied(folder))
+        dataset = mutants[number]
         try:
-            outcome = read_all(path)
+            outcome = read(dataset, _emptied(folder))
         except Exception:
             outcome = "unexpected"
             _keep(folder, keep / f"unexpected-{number}", traceback.format_exc())
@@ -88,18 +96,23 @@ def _read_mutants(mutants: Mutants, numbers: range, folder: Path, progress, coun
 
 def _emptied(folder: Path) -> Path:
     for path in folder.iterdir():
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return folder
 
 
 def _keep(folder: Path, to: Path, why: str) -> None:
-    shutil.copytree(folder, to, dirs_exist_ok=True)
+    shutil.copytree(folder, to, symlinks=True, dirs_exist_ok=True)
     (to / "why.txt").write_text(why)
     print(f"{to}: {why.strip().splitlines()[-1]}", flush=True)
 
 
-def fuzz(mutants: Mutants, n: int, keep: Path) -> dict[str, int]:
-    """Read mutants 0 to n - 1. Returns how many there were of each outcome, "crashes" and "hangs" included."""
+def fuzz(mutants: Mutants, n: int, keep: Path, read: Read = read_stored, memory: int = MEMORY) -> dict[str, int]:
+    """Read mutants 0 to n - 1. Returns how many there were of each outcome, "crashes" and "hangs" included.
+
+    Args:
+        read: stores one in an empty folder and reads it: "opened" or "refused".
+        memory: bytes that this may take beyond those of an idle process.
+    """
     context = multiprocessing.get_context("spawn")
     progress, counts = context.Value("q", 0, lock=False), context.Array("q", len(OUTCOMES), lock=False)
     crashes = hangs = first = 0
@@ -109,7 +122,7 @@ def fuzz(mutants: Mutants, n: int, keep: Path) -> dict[str, int]:
         while first < n:
             last = min(first + CHUNK, n)
             progress.value = first
-            arguments = mutants, range(first, last), folder, progress, counts, keep
+            arguments = mutants, range(first, last), folder, progress, counts, keep, read, memory
             process = context.Process(target=_read_mutants, args=arguments)
             process.start()
             hung = _wait(process, progress)
@@ -140,17 +153,22 @@ def _wait(process, progress) -> bool:
     return False
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(
+    read: Read = read_stored,
+    make: Callable[[int], Mutants] | None = None,
+    memory: int = MEMORY,
+    packages: Sequence[str] = PACKAGES,
+    doc: str | None = __doc__,
+) -> None:
+    """The command line: `make(seed)` gives the mutants."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=200_000, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for what went wrong")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    packages = PACKAGES + ("ffcv",) * ffcv_installed()
-    mutants = Mutants(make_seeds(with_ffcv=ffcv_installed()), args.seed)
     start = time.perf_counter()
-    outcomes = fuzz(mutants, args.n, args.keep)
+    outcomes = fuzz((make or our_mutants)(args.seed), args.n, args.keep, read, memory)
     row = {
         "date": datetime.date.today().isoformat(),
         "n": args.n,
@@ -158,7 +176,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
         "seed": args.seed,
         "versions": f"{' '.join(f'{name}={version(name)}' for name in packages)} python={platform.python_version()}",
-        "command": shlex.join(["python", "benchmarks/fuzz_reader.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
     print("  ".join(f"{name} {value}" for name, value in row.items()))
     new = not args.out.exists()
@@ -170,5 +188,9 @@ def main() -> None:
     sys.exit(1 if outcomes["crashes"] + outcomes["hangs"] + outcomes["unexpected"] else 0)
 
 
+def our_mutants(seed: int) -> Mutants:
+    return Mutants(make_seeds(with_ffcv=ffcv_installed()), seed)
+
+
 if __name__ == "__main__":
-    main()
+    main(packages=PACKAGES + ("ffcv",) * ffcv_installed())

@@ -16,6 +16,9 @@ from fastvarcon.data.mapped_file import map_file
 from fastvarcon.data_prep.journal import FileState
 from fastvarcon.errors import UserError, reason
 
+MAX_TEXT = 100_000_000
+"""Bytes; a million names have 20 million."""
+
 
 class Source(ABC):
     """Labelled images in a fixed order. Pickles small, so that every worker process can have one."""
@@ -127,6 +130,19 @@ def map_bytes(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read ({reason(error)}): fetch it again") from None
     except ValueError:
         raise UserError(f"{path} is empty: fetch it again") from None
+
+
+def read_text(path: Path) -> str:
+    """A list that somebody wrote beside the data. Windows begins a text with a mark, which is left out.
+
+    Raises:
+        UserError: it is not a file that can be read, or is too large for a list.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    content = map_bytes(path)
+    if content.size > MAX_TEXT:
+        raise UserError(f"{path} has more than {MAX_TEXT / 1e6:.0f} MB, which no list of classes has: remove it")
+    return content.tobytes().decode("utf-8-sig")
 
 
 def class_names(labels: np.ndarray, names: list[str] | None, key: Callable[[int], str], where: object) -> list[str]:

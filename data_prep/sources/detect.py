@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastvarcon.data.folder_walk import entries, is_folder, refuse_dead_link
+from fastvarcon.data.folder_walk import entries, is_folder, refuse_dead_link, refuse_link_back
 from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, looks_like_image
 from fastvarcon.data_prep.sources import cifar, idx, shards
 from fastvarcon.data_prep.sources.class_tars import are_class_tars
@@ -56,6 +56,8 @@ def _kind_of_file(name: str) -> str | None:
 
 
 def _kinds_in(folder: Path) -> set[str]:
+    for entry in entries(folder):
+        refuse_link_back(entry, folder)
     files, folders = _files_and_folders(folder)
     kinds = _data_sets({_kind_of_file(name) for name in files})
     if _is_cifar(files):

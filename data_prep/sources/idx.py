@@ -18,7 +18,7 @@ from fastvarcon.data.decode import ImageError
 from fastvarcon.data_prep.journal import FileState
 from fastvarcon.data_prep.sources.base import Source, class_names, file_state, map_bytes, short_name
 from fastvarcon.data_prep.sources.shards import choose_split
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 from fastvarcon.machine import available_memory
 
 NAME = re.compile(r"(?P<set>.*?)[-_.]?(?P<content>images|labels)[-.]idx[134][-.]ubyte(\.gz)?")
@@ -148,4 +148,4 @@ def _unpacked(path: Path) -> np.ndarray:
                 )
             return np.frombuffer(head + file.read(size + 1), np.uint8)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole .gz file ({error}): fetch it again") from None
+        raise UserError(f"{path} is not a whole .gz file ({reason(error)}): fetch it again") from None

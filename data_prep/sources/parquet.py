@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fastvarcon.data.class_names import one_spelling
 from fastvarcon.data.decode import ImageError
 from fastvarcon.data_prep.journal import FileState
-from fastvarcon.data_prep.sources.base import Source, class_names, file_state, short_name
+from fastvarcon.data_prep.sources.base import Source, class_names, file_state, map_bytes, short_name
 from fastvarcon.data_prep.sources.parquet_columns import (
     choose_image_column,
     choose_label_column,
@@ -97,8 +97,9 @@ class ParquetSource(Source):
 
 
 def _open(file: Path) -> pq.ParquetFile:
+    content = map_bytes(file)  # pyarrow would take some names for addresses, and not take others
     try:
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} is not a whole parquet file ({reason(error)}): fetch it again") from None
 

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from fastvarcon.data_prep.sources.base import map_bytes
 from fastvarcon.errors import UserError, reason
 
-MAX_BYTES = 1 << 30
-"""The largest real batch has 155 million."""
+MAX_BYTES = 1_000_000_000
+"""The largest batch of the authors has 155 MB."""
 MAX_INSTRUCTIONS = 1_000_000
 """The largest real batch has 200 thousand; a million take a second, and no more than some 200 MB."""
 MAX_KEY = 256
@@ -43,15 +44,11 @@ def load_plain_pickle(path: Path) -> Any:
     Raises:
         UserError: missing, damaged, or it would run code, or do more than hold plain data.
     """
+    content = map_bytes(path)
+    if content.size > MAX_BYTES:
+        raise UserError(f"{path} has more than {MAX_BYTES / 1e9:.0f} GB, which no CIFAR batch has: correct the path")
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= MAX_BYTES else b""
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}): unpack the data set again") from None
-    if size > MAX_BYTES:
-        raise UserError(f"{path} is not a CIFAR batch: it has {size:,} bytes; give the folder of the unpacked data set")
-    try:
-        return _Reader(content).load()
+        return _Reader(content.tobytes()).load()
     except _ForeignName as error:
         raise UserError(
             f"{path} is not a CIFAR batch: it would run code ({error}); delete it and fetch the one of the authors"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from fastvarcon.data.image_kinds import listed
 from fastvarcon.data.tar_shards import HEAD
-from fastvarcon.data_prep.sources.base import class_names, short_name
+from fastvarcon.data_prep.sources.base import class_names, read_text, short_name
 from fastvarcon.data_prep.sources.shards import find_shards
 from fastvarcon.data_prep.sources.tar_samples import list_samples
 from fastvarcon.data_prep.sources.tar_source import SUFFIXES, TarSource
-from fastvarcon.errors import UserError, reason
+from fastvarcon.errors import UserError
 
 LISTS = ("classes.txt", "classes.json", HEAD)
 """Files beside the shards that name the classes; the last one `fastvarcon convert --format tar` writes."""
@@ -58,15 +58,15 @@ def _listed_classes(folder: Path) -> list[str] | None:
 def _read_list(file: Path) -> list[str] | None:
     """None where HEAD is another program's file of that name."""
     try:
-        text = file.read_text(encoding="utf-8-sig")  # Windows begins a text with a mark
+        text = read_text(file)
         if file.suffix == ".txt":
             return [line.strip() for line in text.strip().split("\n")]
         listed = json.loads(text)
         if file.name == HEAD and not (isinstance(listed, dict) and "records_crc32" in listed):
             return None
         names = listed["classes"] if isinstance(listed, dict) else listed
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({reason(error)}): correct its permissions or remove it") from None
+    except UserError:
+        raise
     except (ValueError, KeyError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

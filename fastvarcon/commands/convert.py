@@ -14,6 +14,7 @@ from fastvarcon.data.class_names import one_spelling
 from fastvarcon.errors import UserError, reason
 from fastvarcon.machine import available_cores
 
+MAX_LIST = 100_000_000  # characters of --classes, which may be a pipe
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -167,7 +168,8 @@ def convert(
 def read_classes(path: Path) -> list[str]:
     """The names in a text file, one per line. Raises UserError if there are none."""
     try:
-        names = path.read_text(encoding="utf-8-sig").split("\n")  # Windows begins a text with a mark
+        with open(path, encoding="utf-8-sig") as file:  # Windows begins a text with a mark
+            names = file.read(MAX_LIST).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes {path} cannot be read ({reason(error)}): give a text with a class a line") from None
     names = [one_spelling(name.strip()) for name in names if name.strip()]

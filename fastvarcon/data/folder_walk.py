@@ -44,6 +44,12 @@ def refuse_dead_link(entry: os.DirEntry[str]) -> None:
         )
 
 
+def refuse_link_back(entry: os.DirEntry[str], root: Path) -> None:
+    """Raises UserError for a link in `root` to it or to a folder above: nearly anything would be below it."""
+    if entry.is_symlink() and leads_back(entry.path, os.path.realpath(root)):
+        raise UserError(f"{entry.path} is a link to {root} itself: remove the link")
+
+
 class FolderWalk:
     """Walks several folders, one after the other, each once."""
 

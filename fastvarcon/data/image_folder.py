@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fastvarcon.data.class_names import check_names, one_spelling, splits_among
-from fastvarcon.data.folder_walk import FolderWalk, entries, is_folder, leads_back, refuse_dead_link
+from fastvarcon.data.folder_walk import FolderWalk, entries, is_folder, refuse_dead_link, refuse_link_back
 from fastvarcon.data.image_kinds import IMAGE_SUFFIXES, LOOSE, kind_of_file, listed, looks_like_image, perhaps_images
 from fastvarcon.errors import UserError
 
@@ -78,13 +78,11 @@ def scan_image_folder(root: Path) -> ImageFolder:
 def _class_folders(root: Path) -> tuple[list[str], int]:
     """Names of the class folders, sorted as classes are, and the number of files beside them."""
     found = entries(root)
-    real_root = os.path.realpath(root)
     for entry in found:
         refuse_dead_link(entry)
     folders = [entry for entry in found if is_folder(entry)]
     for entry in folders:
-        if entry.is_symlink() and leads_back(entry.path, real_root):
-            raise UserError(f"{entry.path} is a link to {root} itself: remove the link")
+        refuse_link_back(entry, root)
     names = sorted((entry.name for entry in folders), key=lambda name: (one_spelling(name), name))
     check_names(names, root)
     return names, len(found) - len(names)

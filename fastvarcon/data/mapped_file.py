@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
+import stat
 from pathlib import Path
 
 from fastvarcon.errors import UserError
@@ -14,7 +16,7 @@ def map_file(path: Path) -> mmap.mmap:
     """All of a file, to read.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is not a regular file.
         ValueError: it is empty.
         UserError: too many files are open.
     """
@@ -36,5 +38,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def _map(path: Path) -> mmap.mmap:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "not a regular file")
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -162,8 +162,14 @@ def test_files_of_different_tables(tmp_path):
 def test_truncated_files(tmp_path, size):
     path = write(tmp_path / "a.parquet", {"image": images(50), "label": [0] * 50})
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match=r"a\.parquet is not a whole parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet is (not a whole parquet file|empty)"):
         open_source(path)
+
+
+@pytest.mark.parametrize("name", ["s3:x", "a\udcff", "hdfs:", "a%20b"])
+def test_a_name_that_is_no_address(tmp_path, name):
+    path = write(tmp_path / "x.parquet", {"image": images(2), "label": [0, 1]})
+    assert contents(open_source(path.rename(tmp_path / f"{name}.parquet"))) == [b"image 0", b"image 1"]
 
 
 def test_one_image_that_is_not_there(tmp_path):

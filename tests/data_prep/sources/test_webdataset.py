@@ -177,6 +177,14 @@ def test_a_dataset_json_of_another_program(tmp_path):
         assert open_source(tmp_path).classes == ["0"]
 
 
+@pytest.mark.parametrize("name", ["classes.txt", "classes.json", "dataset.json", "a.tar"])
+def test_a_pipe_in_the_place_of_a_file_is_no_hang(tmp_path, name):
+    write_tar(tmp_path / "b.tar", samples([0]))
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} cannot be read \(not a regular file\)"):
+        open_source(tmp_path, "webdataset", "a" if name == "a.tar" else None)
+
+
 def test_a_list_that_windows_wrote(tmp_path):
     write_tar(tmp_path / "a.tar", samples([1, 0]))
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfant\r\nbee\r\n")
