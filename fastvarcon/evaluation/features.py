@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from fastvarcon.evaluation.images import Images, eval_spec
 from fastvarcon.evaluation.processes import Processes
 from fastvarcon.evaluation.target import Target
 from fastvarcon.progress import Counter
+from fastvarcon.terminal import warn
+from fastvarcon.whole_file import NotWritten, whole_file
 
 __all__ = ["BATCH", "Extractor", "Features", "check_labels", "check_pair", "counts", "eval_spec", "extract"]
 BATCH = 256  # images at a time
@@ -116,14 +117,15 @@ class Extractor:
         backend = self.open(order)
         try:
             path = self._cache_path(order, digest, backend)
-            stored = _load(path) if path is not None else None
-            if stored is None:
+            labels = torch.from_numpy(np.asarray(backend.labels, dtype=np.int64))
+            x = _load(path, len(labels)) if path is not None else None
+            if x is None:
                 self._processes.send(order)
                 x = self._processes.gather_rows(self._extract(order, backend), _bounds(len(backend), self._processes))
-                stored = x, torch.from_numpy(np.asarray(backend.labels, dtype=np.int64))
+                check_finite(x, order)
                 if path is not None:
-                    _store(path, *stored)
-            return Features(*stored, backend.classes)
+                    self._keep(path, x, labels)
+            return Features(x, labels, backend.classes)
         finally:
             backend.close()
 
@@ -164,11 +166,21 @@ class Extractor:
         if self._cache is None or order.target != self._main or order.target.kind == "pixels" or not plain:
             return None
         recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{eval_spec(order.data)}"
-        self._cache.mkdir(parents=True, exist_ok=True)
-        for other in self._cache.glob("*.safetensors"):
-            if not other.name.startswith(digest[:16]):  # of an earlier encoder: nobody will ask for it again
-                other.unlink(missing_ok=True)
         return self._cache / f"{digest[:16]}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
+
+    def _keep(self, path: Path, x: Tensor, labels: Tensor) -> None:
+        """In the cache, in the place of features of an earlier encoder, which nobody will ask for again."""
+        try:
+            with whole_file(path) as aside:
+                for other in path.parent.glob("*.safetensors"):
+                    if not other.name.startswith(path.name[:16]):
+                        other.unlink(missing_ok=True)
+                try:
+                    save_file({"x": x, "labels": labels}, aside)
+                except SafetensorError as error:  # a full disk, say
+                    raise OSError(str(error)) from None
+        except NotWritten as error:
+            warn([f"{error}; the features are not kept, the next evaluation will make them again"])
 
 
 def _bounds(count: int, processes: Processes) -> list[tuple[int, int]]:
@@ -178,21 +190,29 @@ def _bounds(count: int, processes: Processes) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
-def _load(path: Path) -> tuple[Tensor, Tensor] | None:
-    if not path.exists():
-        return None
+def _load(path: Path, count: int) -> Tensor | None:
+    """Features of `count` images; None where they are not kept, or their file is damaged: they are made again."""
     try:
-        stored = load_file(path)
-        return stored["x"], stored["labels"]
-    except (SafetensorError, KeyError, OSError):
-        path.unlink(missing_ok=True)  # torn by a crash of the disk: extract again
+        x = load_file(path)["x"] if path.exists() else None
+    except (SafetensorError, KeyError, OSError, ValueError, RuntimeError):
         return None
+    whole = x is not None and x.ndim == 2 and len(x) == count and x.dtype == torch.float32 and _is_finite(x).all()
+    return x if whole else None
 
 
-def _store(path: Path, x: Tensor, labels: Tensor) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file({"x": x, "labels": labels}, aside)
-    aside.replace(path)
+def check_finite(x: Tensor, order: Order) -> None:
+    """Raise UserError, with the first image, for features [n, D] that are not finite, or too large to have a length."""
+    bad = (~_is_finite(x)).nonzero()[:, 0]
+    if len(bad):
+        raise UserError(
+            f"{order.target.title} makes features that are not finite of {len(bad):,} of the {len(x):,} images in "
+            f"{order.images.path}, image {int(bad[0])} first: its weights are damaged or overflow, give others"
+        )
+
+
+def _is_finite(x: Tensor) -> Tensor:
+    """[n] bool: the length of a row of [n, D] is a number."""
+    return torch.linalg.vector_norm(x, dim=1).isfinite()
 
 
 def check_pair(train: Features | Backend, val: Features | Backend) -> None:

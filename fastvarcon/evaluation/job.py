@@ -6,19 +6,23 @@ import contextlib
 import dataclasses
 import importlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from fastvarcon.config import DataConfig
+from fastvarcon.config_checks import check_views
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.features import Extractor, Features, Order, check_labels, check_pair
 from fastvarcon.evaluation.images import Images
 from fastvarcon.evaluation.options import EVALUATIONS, EvalData, EvalOptions
 from fastvarcon.evaluation.processes import Processes
 from fastvarcon.evaluation.target import Target, resolve
-from fastvarcon.run_folder import RunFolder, write_json
+from fastvarcon.json_file import write_json
+from fastvarcon.run_folder import OUT, RunFolder
+from fastvarcon.whole_file import NotWritten
 
 PIXEL_SIDE = 32  # raw-pixel features are views of at most this side
 
@@ -37,6 +41,8 @@ class Job:
     """Decoding threads."""
     device: torch.device
     seed: int
+    files: list[Callable[[], None]] = field(default_factory=list)
+    """An evaluation appends how to write the files that it was asked for; that happens after its scores are shown."""
 
     @property
     def train_images(self) -> Images:
@@ -76,8 +82,53 @@ class Job:
         return None if self.target.kind == "pixels" else self.extractor.encoder(self.target, self.data.size)[1]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Figures that are not yet on disk."""
+
+    out: Path
+    stem: str
+    """Of eval/STEM.json."""
+    figures: dict
+    files: list[Callable[[], None]]
+    """Write what the evaluation was asked to keep besides its figures."""
+
+    def store(self) -> list[str]:
+        """Write eval/STEM.json, the other files, and the headline into the summary of a run, if it has one.
+
+        Returns what a user should know of a summary that is left as it is.
+
+        Raises:
+            NotWritten: the system refused.
+        """
+        write_json(self.out / "eval" / f"{self.stem}.json", self.figures, OUT)
+        for write in self.files:
+            write()
+        if self.figures["features"] == "encoder" and "top1" in self.figures:
+            try:
+                RunFolder(self.out).update_summary({f"{self.stem.replace('-', '_')}_top1": self.figures["top1"]})
+            except NotWritten:
+                raise
+            except UserError as error:  # damaged: the score has its own file
+                return [str(error)]
+        return []
+
+
 def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict] | None:
-    """Run evaluation `name` and write eval/NAME.json. Returns it on the first process, None on the others.
+    """`measure` and store what it found. Returns the folder and the figures on the first process, None on the others.
+
+    Raises:
+        UserError: as `measure`; NotWritten: the figures cannot be written.
+    """
+    measured = measure(name, options, command)
+    if measured is None:
+        return None
+    measured.store()
+    return measured.out, measured.figures
+
+
+def measure(name: str, options: EvalOptions, command: str) -> Measured | None:
+    """Run evaluation `name`. Returns its figures on the first process, None on the others.
 
     Raises:
         UserError: for flags, files and weights that do not fit.
@@ -106,11 +157,7 @@ def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict]
             "seed": options.seed,
             "seconds": round(time.perf_counter() - start, 3),
         }
-        stem = name + options.stem
-        write_json(job.out / "eval" / f"{stem}.json", result)
-        if options.features == "encoder" and "top1" in figures:
-            RunFolder(job.out).update_summary({f"{stem.replace('-', '_')}_top1": figures["top1"]})
-        return job.out, result
+        return Measured(job.out, name + options.stem, result, job.files)
 
 
 def open_job(options: EvalOptions, processes: Processes) -> Job:
@@ -140,6 +187,5 @@ def data_settings(target: Target, flags: EvalData) -> DataConfig:
     if "backend" not in given and base.backend == "resident":
         given["backend"] = "cpu"
     data = dataclasses.replace(base, **given)
-    if data.eval_resize < data.size:
-        raise UserError(f"--data.eval-resize ({data.eval_resize}) must be at least --data.size ({data.size})")
+    check_views(data)
     return data

@@ -316,7 +316,7 @@ class Run:
         summary = summarise(self)
         finished_before = self.resumed_at == self.total_steps and self.folder.read_summary() is not None
         if self.accelerator.is_main_process and not finished_before:
-            write_json(self.folder.summary, summary)
+            self.folder.write_summary(summary)
         self.display.say(f"trained in {format_seconds(self.clock.seconds)}: {self.folder.path}")
         self.display.say(f"score it with: fastvarcon eval linear {self.folder.path}")
         return summary
