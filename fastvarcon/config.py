@@ -338,7 +338,8 @@ class Config:
         config = cls()
         for key, value in flat.items():
             *groups, name = key.split(".")
-            target, hints = config, typing.get_type_hints(cls)
+            target: Any = config
+            hints = typing.get_type_hints(cls)
             for group in groups:
                 target = getattr(target, group) if group in hints else None
                 hints = typing.get_type_hints(type(target)) if dataclasses.is_dataclass(target) else {}

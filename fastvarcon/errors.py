@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from fastvarcon.visible import visible
 
 
 class UserError(ValueError):
@@ -22,22 +26,41 @@ def _leave(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
+def _refused(message: str) -> SystemExit:
+    """Say it, on one line whatever names are in it, after all that was printed before."""
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f" on rank {rank}"
+    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+        sys.stdout.flush()
+    print(f"error{where}: {visible(message)}", file=sys.stderr, flush=True)
+    return SystemExit(2)
+
+
+def _show_any_text() -> None:
+    """A name of a file may hold what the terminal's encoding lacks: it is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def exits_cleanly(main: Callable) -> Callable:
     """Decorate a program's entry function: UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         signal.signal(signal.SIGTERM, _leave)
+        _show_any_text()
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            rank = os.environ.get("RANK", "0")
-            where = "" if rank == "0" else f" on rank {rank}"
-            print(f"error{where}: {error}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
+            raise _refused(str(error)) from None
         except BrokenPipeError:  # the reader of our output, `head` say, has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
+        except OSError as error:  # of a file that nobody asked about in time: a name that is too long, a lost disk
+            if error.filename is None:
+                raise
+            raise _refused(f"{error.filename}: {error.strerror}: give another place, or make it accessible") from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             raise SystemExit(130) from None

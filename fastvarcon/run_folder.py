@@ -95,26 +95,26 @@ class RunFolder:
 
     def write_summary(self, values: dict) -> None:
         """What a training says at its end."""
-        with self.writing_scores():
+        with self.writing_scores(self.summary, OUT):
             write_json(self.summary, values, OUT)
 
     def update_summary(self, values: dict) -> None:
         """Add values to the summary of a finished training; there is none to add to before that."""
         if self.summary.exists():
-            with self.writing_scores():
+            with self.writing_scores(self.summary, OUT):
                 summary = self.read_summary()
                 if summary is not None:
                     write_json(self.summary, {**summary, **values}, OUT)
 
     @contextlib.contextmanager
-    def writing_scores(self) -> Iterator[None]:
-        """For one process at a time: read what all have written so far and write what follows from it.
+    def writing_scores(self, file: Path, remedy: str) -> Iterator[None]:
+        """For one process at a time: read what all have written so far, and write the `file` that follows from it.
 
         Raises:
-            NotWritten: the folder cannot be written.
+            NotWritten: the folder cannot be written, as `file` neither; with the remedy.
         """
         lock = filelock.FileLock(self.path / ".summary.lock")
-        with may_write(self.path, OUT):
+        with may_write(file, remedy):
             try:
                 lock.acquire()
             except NotImplementedError as error:

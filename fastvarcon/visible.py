@@ -11,7 +11,7 @@ TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def visible(text: str) -> str:
-    """The same text on one line: what would steer a terminal or break a line is spelt as in Python, `\\n` or `\\x1b`."""
+    """The same text on one line: what would steer a terminal or break the line is spelt as in Python: `\\n`."""
     return "".join(_spelt(letter) if _steers(letter) else letter for letter in text)
 
 

@@ -50,7 +50,9 @@ def _lines(axes: Axes, rows: list[dict], name: str, competitors: list[str]) -> N
             style: dict[str, Any] = {"color": OURS[ours.index(competitor) % len(OURS)], "linewidth": 2.4, "zorder": 3}
         else:
             style = {"color": THEIRS[theirs.index(competitor) % len(THEIRS)], "linewidth": 1.2, "linestyle": "--"}
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=4, label=label(competitor), **style)
+        axes.plot(
+            [x for x, _ in points], [y for _, y in points], marker="o", markersize=4, label=label(competitor), **style
+        )
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log", base=2)

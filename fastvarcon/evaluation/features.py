@@ -1,8 +1,8 @@
 """Features of images under a frozen encoder: extracted once, by all processes, and cached.
 
-The batches are cut the same way for every number of processes: batch b is images 256 b to 256 b + 255, and a process
-takes a run of whole batches. So an image is computed with the same neighbours wherever that happens, no image is
-repeated to fill a batch, and the features are those of one process.
+The batches are cut the same way for every number of processes: batch b is images 256 b to 256 b + 255 (fewer at a time
+where they are large), and a process takes a run of whole batches. So an image is computed with the same neighbours
+wherever that happens, no image is repeated to fill a batch, and the features are those of one process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from fastvarcon.terminal import warn
 from fastvarcon.whole_file import NotWritten, whole_file
 
 __all__ = ["BATCH", "Extractor", "Features", "check_labels", "check_pair", "counts", "eval_spec", "extract"]
-BATCH = 256  # images at a time
+BATCH, BATCH_SIDE = 256, 512
+"""Images at a time, fewer where they are larger than so many pixels."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ class Extractor:
             x = _load(path, len(labels)) if path is not None else None
             if x is None:
                 self._processes.send(order)
-                x = self._processes.gather_rows(self._extract(order, backend), _bounds(len(backend), self._processes))
+                x = self._processes.gather_rows(
+                    self._extract(order, backend), _bounds(len(backend), order, self._processes)
+                )
                 check_finite(x, order)
                 if path is not None:
                     self._keep(path, x, labels)
@@ -141,7 +144,7 @@ class Extractor:
     def _extract(self, order: Order, backend: Backend) -> Tensor:
         """Features of this process's images."""
         encoder, _ = self.encoder(order.target, order.data.size)
-        first, last = _bounds(len(backend), self._processes)[self._processes.rank]
+        first, last = _bounds(len(backend), order, self._processes)[self._processes.rank]
         if first == last:
             return torch.zeros(0, 0)
         name = order.images.path.name if order.images.corruption is None else order.images.corruption
@@ -149,7 +152,7 @@ class Extractor:
         loader = Loader(
             backend,
             order.images.spec(order.data),
-            global_batch=BATCH,
+            global_batch=batch_of(order.data),
             train=False,
             subset=np.arange(first, last),
             seed=order.images.seed,
@@ -183,10 +186,16 @@ class Extractor:
             warn([f"{error}; the features are not kept, the next evaluation will make them again"])
 
 
-def _bounds(count: int, processes: Processes) -> list[tuple[int, int]]:
+def batch_of(data: DataConfig) -> int:
+    """Images at a time, so that their views take 200 MB at most."""
+    return max(1, min(BATCH, BATCH * BATCH_SIDE**2 // data.size**2))
+
+
+def _bounds(count: int, order: Order, processes: Processes) -> list[tuple[int, int]]:
     """First and last + 1 image of every process: whole batches, shared as evenly as they go."""
-    batches, world = -(-count // BATCH), processes.world_size
-    cuts = [min(count, BATCH * (batches * rank // world)) for rank in range(world + 1)]
+    size, world = batch_of(order.data), processes.world_size
+    batches = -(-count // size)
+    cuts = [min(count, size * (batches * rank // world)) for rank in range(world + 1)]
     return list(itertools.pairwise(cuts))
 
 

@@ -1,4 +1,4 @@
-"""What a file eval/NAME.json holds. `check` is asked of every one that is read: whoever shows figures may trust them."""
+"""What a file eval/NAME.json holds. `check` is asked of every one that is read: those who show figures trust them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMON = {
     "data.train?": Maybe(TEXT),
     "data.val?": Maybe(TEXT),
 }
-AGREEMENT = {name: FIGURE for name in ("ari", "nmi", "v_measure", "homogeneity", "completeness", "purity")}
+AGREEMENT = dict.fromkeys(("ari", "nmi", "v_measure", "homogeneity", "completeness", "purity"), FIGURE)
 FEW_SHOT_ROW = {"encoder": TEXT, "method": TEXT, "shots": POSITIVE, "half_width": Number(0)}
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -145,7 +145,9 @@ def _few_shot(result: dict) -> bool:
 
 def _corruption(result: dict) -> bool:
     errors = list(result["errors"].values())
-    return bool(errors and errors[0]) and all(row.keys() == errors[0].keys() and all(map(_is_number, row)) for row in errors)
+    return bool(errors and errors[0]) and all(
+        row.keys() == errors[0].keys() and all(map(_is_number, row)) for row in errors
+    )
 
 
 def _clustering(result: dict) -> bool:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from fastvarcon.data.backends import Backend
 from fastvarcon.data.loader import Loader
-from fastvarcon.evaluation.features import BATCH
+from fastvarcon.evaluation.features import batch_of
 from fastvarcon.evaluation.images import Images, eval_spec
 from fastvarcon.evaluation.job import Job
 from fastvarcon.evaluation.logistic import HELD_BACK
@@ -87,7 +87,8 @@ def _trained(
 def _score(job: Job, network: nn.Module, backend: Backend, ids: np.ndarray) -> float:
     """Accuracy on the evaluation views of the images `ids`."""
     hits = 0.0
-    with Loader(backend, eval_spec(job.data), global_batch=BATCH, train=False, subset=ids, device=job.device) as loader:
+    batch = batch_of(job.data)
+    with Loader(backend, eval_spec(job.data), global_batch=batch, train=False, subset=ids, device=job.device) as loader:
         for views, labels, _ in loader:
             hits += top_k(network(views), labels, 1) * len(labels)
     return hits / len(ids)

@@ -2,8 +2,8 @@
 
 Of training rows that are equally near, the first ones count. Sums in float32 depend on the device, on its libraries and
 on the size of a chunk, and so would the choice among such rows: of images that are in the set twice, or of encoders
-that map many images to one point. So where the k-th and the next row are too near to tell, the cosines are computed once
-more from rows whose products add up without any rounding (`on_grid`).
+that map many images to one point. So where the k-th and the next row are too near to tell, the cosines are computed
+once more from rows whose products add up without any rounding (`on_grid`).
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def _largest(values: Tensor, k: int) -> Tensor:
 def on_grid(x: Tensor) -> Tensor:
     """Rows of length 1 in float64, rounded to multiples of 2**-26.
 
-    A product of two such numbers is a multiple of 2**-52, and what they add up to is at most 1: so each sum on the way is
-    exact, and the product of two rows is the same in any order of summing. The error of the rounding is 1e-8.
+    A product of two such numbers is a multiple of 2**-52, and what they add up to is at most 1: so each sum on the way
+    is exact, and the product of two rows is the same in any order of summing. The error of the rounding is 1e-8.
     """
     return (F.normalize(x.double(), dim=1) * GRID).round_() / GRID
 

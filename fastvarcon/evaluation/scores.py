@@ -16,7 +16,7 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 
 def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of the rows of logits [n, C] whose label is among the k largest; of equal ones the smaller class is first."""
+    """Share of the rows of logits [n, C] whose label is among the k largest; of equal ones the smaller class leads."""
     if k == 1:
         return accuracy(logits.argmax(1), labels)  # argmax takes the first of equal maxima
     own = logits.gather(1, labels[:, None])

@@ -46,7 +46,9 @@ def few_shot(rows: list[dict]) -> Figure:
     for number, ((encoder, method), points) in enumerate(lines.items()):
         x, y, half = ([point[name] for point in points] for name in ("shots", "mean", "half_width"))
         colour = COLOURS[number % len(COLOURS)]
-        axes.errorbar(x, y, half, label=label(f"{encoder}, {method}"), color=colour, marker="o", markersize=3, capsize=2)
+        axes.errorbar(
+            x, y, half, label=label(f"{encoder}, {method}"), color=colour, marker="o", markersize=3, capsize=2
+        )
     axes.set_xscale("log")
     axes.set_xticks(
         sorted({row["shots"] for row in rows}), [str(shots) for shots in sorted({r["shots"] for r in rows})]
@@ -81,7 +83,14 @@ def dendrogram(tree: list[list[float]], names: list[str]) -> Figure:
     from scipy.cluster.hierarchy import dendrogram as draw
 
     figure, axes = _figure(height=max(2.0, 0.6 + 0.2 * len(names)))
-    draw(np.array(tree, dtype=float), labels=[label(name) for name in names], orientation="left", ax=axes, leaf_font_size=9, color_threshold=0)
+    draw(
+        np.array(tree, dtype=float),
+        labels=[label(name) for name in names],
+        orientation="left",
+        ax=axes,
+        leaf_font_size=9,
+        color_threshold=0,
+    )
     axes.grid(False)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("distance of class means")

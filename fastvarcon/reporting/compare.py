@@ -12,8 +12,8 @@ import itertools
 import statistics
 from pathlib import Path
 
+import rich.markup
 from rich.table import Table
-from rich.text import Text
 
 from fastvarcon.errors import UserError
 from fastvarcon.json_file import write_json
@@ -111,7 +111,9 @@ def test(one: dict, other: dict, stem: str) -> dict:
 
 
 def compare_table(result: dict) -> Table:
-    table = Table("runs", "n", *(Text(visible(_kind(stem))) for stem in result["scores"]), caption=CAPTION)
+    table = Table(
+        "runs", "n", *(rich.markup.escape(visible(_kind(stem))) for stem in result["scores"]), caption=CAPTION
+    )
     for group in result["groups"]:
         add_row(table, group["name"], str(len(group["runs"])), *(_cell(group, stem) for stem in result["scores"]))
     return table

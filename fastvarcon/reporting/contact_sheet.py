@@ -55,7 +55,12 @@ def contact_sheet(images: Backend, title: str, *, count: int, policy: str, size:
     width, height = (MARGIN + n * (side + MARGIN) for n, side in zip((columns, rows), block, strict=True))
     sheet = Image.new("RGB", (width, height + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN // 2), f"{visible(title)}: policy {policy}, views of {size} px, seed {seed}", INK, _font(15, True))
+    draw.text(
+        (MARGIN, MARGIN // 2),
+        f"{visible(title)}: policy {policy}, views of {size} px, seed {seed}",
+        INK,
+        _font(15, True),
+    )
     for i in range(count):
         left = MARGIN + i % columns * (block[0] + MARGIN)
         top = 2 * MARGIN + i // columns * (block[1] + MARGIN)
@@ -120,7 +125,10 @@ def _framed(pixels: np.ndarray, boxes: list[list[float]], cell: int) -> Image.Im
     draw = ImageDraw.Draw(picture)
     for (y, x, h, w), colour in zip(boxes, COLOURS, strict=True):
         left, top = x * scale_x, y * scale_y
-        right, bottom = left + max(0, w * scale_x - 1), top + max(0, h * scale_y - 1)  # a strip may be less than a pixel
+        right, bottom = (
+            left + max(0, w * scale_x - 1),
+            top + max(0, h * scale_y - 1),
+        )  # a strip may be less than a pixel
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
     return picture
 

@@ -10,23 +10,25 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-try:
-    import matplotlib
-except ValueError:
-    os.environ["MPLBACKEND"] = "agg"
-    import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+_asked = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+import matplotlib  # noqa: E402 (not before the line above)
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
-from fastvarcon.errors import UserError
-from fastvarcon.visible import visible
-from fastvarcon.whole_file import ANOTHER, whole_file
+if _asked is not None:  # what matplotlib would have done, but for the error
+    os.environ["MPLBACKEND"] = _asked
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = _asked
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "Axes", "Figure", "check_format", "drawing", "fonts", "label", "save", "svg"]
+from fastvarcon.visible import visible  # noqa: E402
+from fastvarcon.whole_file import ANOTHER, whole_file  # noqa: E402
+
+__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "Axes", "Figure", "drawing", "fonts", "label", "save", "svg"]
 BLUE, ORANGE, GREEN, GREY = "#1f5fbf", "#d9730d", "#2a8a4a", "#777777"
 STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -40,14 +42,14 @@ STYLE: dict[str, Any] = {
 NOT_STYLE = ("backend", "backend_fallback", "interactive", "toolbar")
 LONGEST = 60
 """Letters of a name that a chart has room for."""
-FORMATS = (".png", ".svg", ".pdf")
 
 
 @contextlib.contextmanager
 def drawing(**more: object) -> Iterator[None]:
     """Charts made and saved within have this style, whatever the user's matplotlibrc says."""
-    defaults = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if key not in NOT_STYLE}
-    with matplotlib.rc_context({**defaults, **STYLE, **more}):
+    default: Any = matplotlib.rcParamsDefault
+    settings: Any = {key: default[key] for key in default if key not in NOT_STYLE} | STYLE | more
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -71,12 +73,6 @@ def svg(figure: Figure) -> str:
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
-
-
-def check_format(path: Path, flag: str) -> None:
-    """Raise UserError unless the suffix of a chart to be saved is one that can be drawn."""
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{flag} {path}: the chart's name must end in {' or '.join(FORMATS)}")
 
 
 def save(figure: Figure, path: Path, dpi: int, remedy: str = ANOTHER) -> None:

@@ -29,9 +29,10 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         return out
     if not ((run / "config.json").exists() or (run / "eval").is_dir()):
         read_scored(run)  # which refuses it, before it gets a lock
-    with RunFolder(run).writing_scores():  # of two reports, the later one has read what both evaluations wrote
-        write_page(run / "report.html", report(read_scored(run)), REMEDY)
-    return run / "report.html"
+    path = run / "report.html"
+    with RunFolder(run).writing_scores(path, REMEDY):  # the later of two reports has read what both evaluations wrote
+        write_page(path, report(read_scored(run)), REMEDY)
+    return path
 
 
 def report(scored: Scored) -> str:

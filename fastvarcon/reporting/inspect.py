@@ -15,7 +15,7 @@ NOT_SETTINGS = ("classes", "hashes", "num_samples")  # of `extra`: tables, shown
 
 
 def describe(records: Records, path: Path) -> str:
-    """Several lines, whatever the file's texts hold: samples, stored forms, sizes, classes, and how the files were made."""
+    """Several lines, whatever its texts hold: samples, stored forms, sizes, classes, and how the files were made."""
     megabytes = records.sizes.sum() / 1e6
     lines = [f"{path}: {len(records):,} images, {len(records.classes):,} classes, {megabytes:,.1f} MB of images"]
     forms = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,7 +57,7 @@ def read_scored(path: Path) -> Scored:
 
     scores = {}
     for file in _files(path / "eval"):
-        score = attempt(lambda file=file: read_score(file))
+        score = attempt(partial(read_score, file))
         if score is not None:
             scores[file.stem] = score
     is_run = folder.config.exists()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fastvarcon.reporting import charts
 from fastvarcon.reporting.page import picture, pictures, shown, source, table
 from fastvarcon.reporting.scatter import scatter
-from fastvarcon.reporting.tables import between, interval_of, percent
+from fastvarcon.reporting.tables import percent
 from fastvarcon.reporting.titles import kind_of
 
 

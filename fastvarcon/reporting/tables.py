@@ -66,9 +66,7 @@ def score_table(scored: Scored) -> Table:
     for column in ("score", "top-1", "95 % interval", "held-out images", "protocol"):
         table.add_column(column, justify="left" if column in ("score", "protocol") else "right")
     for row in score_rows(scored):
-        add_row(
-            table, row.what, percent(row.top1, row.spread), between(row.interval), f"{row.num_val:,}", row.protocol
-        )
+        add_row(table, row.what, percent(row.top1, row.spread), between(row.interval), f"{row.num_val:,}", row.protocol)
     if not table.rows:
         add_row(table, "none yet", "", "", "", f"fastvarcon eval linear {scored.path}")
     return table

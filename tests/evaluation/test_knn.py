@@ -67,7 +67,9 @@ def test_headline_is_fixed_beforehand():
 
 def by_similarity_and_row(train_x, query_x) -> np.ndarray:
     """Training rows of each query, the nearest first, of equally near ones the first, by numpy."""
-    bank, queries = (x.numpy() / np.linalg.norm(x.numpy(), axis=1, keepdims=True).clip(1e-12) for x in (train_x, query_x))
+    bank, queries = (
+        x.numpy() / np.linalg.norm(x.numpy(), axis=1, keepdims=True).clip(1e-12) for x in (train_x, query_x)
+    )
     return np.argsort(-(queries @ bank.T).round(9), axis=1, kind="stable")
 
 
@@ -95,7 +97,10 @@ def test_of_equally_near_rows_the_first_vote(chunks, what, dtype, monkeypatch):
 
 def test_the_nearest_mean_of_equal_classes_is_the_first(points):
     train_x, train_y, query_x, _ = points
-    twice = torch.cat([train_x, train_x.flip(0)]), torch.cat([train_y + 7, train_y.flip(0)])  # every class is there twice
+    twice = (
+        torch.cat([train_x, train_x.flip(0)]),
+        torch.cat([train_y + 7, train_y.flip(0)]),
+    )  # every class is there twice
     order = torch.randperm(len(twice[0]), generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float32, torch.float64):
         x, queries = twice[0][order].to(dtype), query_x.to(dtype)
