@@ -41,7 +41,7 @@ def report(
     from fastvarcon.reporting.tables import score_table
 
     scored = read_scored(run)
-    warn(scored.problems)
+    warn(f"left out: {problem}" for problem in scored.problems)
     Console().print(score_table(scored))
     say(str(write_report(run, out)))
 

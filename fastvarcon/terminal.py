@@ -22,5 +22,6 @@ def say(text: str) -> None:
 
 
 def warn(lines: Iterable[str]) -> None:
+    """Say on stderr what went on without, a line each."""
     for line in lines:
         print(f"warning: {visible(line)}", file=sys.stderr, flush=True)

@@ -67,7 +67,7 @@ def _score(name: str, options: EvalOptions, command: str) -> None:
 
     say(in_words(measured.stem, measured.figures))  # before anything is written: it may have taken hours
     warn(measured.store())
-    warn(read_scored(measured.out).problems)
+    warn(f"left out: {problem}" for problem in read_scored(measured.out).problems)
     say(str(write_report(measured.out)))
 
 
@@ -82,7 +82,7 @@ def _compare(options: Compare, command: str) -> None:
     from fastvarcon.reporting.scored import read_scored
 
     runs = [read_scored(run) for run in options.runs]
-    warn(problem for run in runs for problem in run.problems)
+    warn(f"left out: {problem}" for run in runs for problem in run.problems)
     result = compare(runs, command)
     Console().print(compare_table(result))
     write_page(result, options.out)

@@ -28,6 +28,7 @@ def export(
     from fastvarcon.export.folder import export_run
 
     out = out or run / "export" / to
-    warn(export_run(run, to, out, shlex.join(["fastvarcon", *sys.argv[1:]])))
+    problems = export_run(run, to, out, shlex.join(["fastvarcon", *sys.argv[1:]]))
+    warn(f"left out: {problem}" for problem in problems)
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         say(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -23,9 +23,10 @@ from torch import Tensor
 import fastvarcon
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Backend
+from fastvarcon.data.backends.renumbered import numbers_of
 from fastvarcon.data.loader import Loader
 from fastvarcon.errors import UserError
-from fastvarcon.evaluation.images import Images, eval_spec
+from fastvarcon.evaluation.images import Images, difference, eval_spec
 from fastvarcon.evaluation.processes import Processes
 from fastvarcon.evaluation.target import Target
 from fastvarcon.progress import Counter
@@ -225,16 +226,10 @@ def _is_finite(x: Tensor) -> Tensor:
 
 
 def check_pair(train: Features | Backend, val: Features | Backend) -> None:
-    """Raise UserError unless both sets are labelled and have the same classes."""
-    if train.classes != val.classes:
-        missing = sorted(set(train.classes) ^ set(val.classes))
-        detail = f"{len(train.classes)} and {len(val.classes)} classes" + (
-            f", {missing[0]!r} in only one" if missing else ""
-        )
-        raise UserError(
-            f"the training and the held-out file have different classes ({detail}): "
-            "convert them from folders with the same class names"
-        )
+    """Raise UserError unless both sets are labelled and have the same classes, in whatever order."""
+    if numbers_of(val.classes, train.classes) is None:
+        what = difference(train.classes, val.classes)
+        raise UserError(f"the training and the held-out file have different classes {what}")
     check_labels(train, "--data.train")
     check_labels(val, "--data.val")
 

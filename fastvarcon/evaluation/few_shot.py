@@ -29,7 +29,7 @@ def run(job: Job, options: FewShot) -> dict:
     if options.against is not None:
         other = resolve(options.against, options.against_weights)
         title = other.title if other.title not in pairs else f"{other.title} (against)"
-        pairs[title] = job.features(job.train_images, other), job.features(job.val_images, other)
+        pairs[title] = job.pair(target=other)
     fewest = int(torch.bincount(train.labels, minlength=len(train.classes)).min())
     shots = [m for m in sorted(set(options.shots)) if m <= fewest]
     if not shots:

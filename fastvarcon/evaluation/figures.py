@@ -1,4 +1,4 @@
-"""What a file eval/NAME.json holds. `check` is asked of every one that is read: those who show figures trust them."""
+"""What a file eval/NAME.json holds. Every one that is read is checked here: those who show figures trust them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMON = {
     "data.val?": Maybe(TEXT),
 }
 AGREEMENT = dict.fromkeys(("ari", "nmi", "v_measure", "homogeneity", "completeness", "purity"), FIGURE)
-FEW_SHOT_ROW = {"encoder": TEXT, "method": TEXT, "shots": POSITIVE, "half_width": Number(0)}
+FEW_SHOT_ROW = {"method": TEXT, "shots": POSITIVE, "half_width": Number(0)}
 
 SHAPES: dict[str, dict[str, Any]] = {
     "linear": {
@@ -48,7 +48,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "nearest_class_mean_top1": SHARE,
     },
     "few-shot": {
-        "rows": [{**FEW_SHOT_ROW, "mean": SHARE}],
+        "rows": [{**FEW_SHOT_ROW, "encoder": TEXT, "mean": SHARE}],
         "differences": [{**FEW_SHOT_ROW, "mean": Number(-1, 1)}],
         "shots": [POSITIVE],
     },
@@ -103,7 +103,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def check(result: dict) -> str | None:
-    """What is wrong with figures that were read, in a few words that stand behind "because"; None if nothing is."""
+    """What keeps figures that were read from being a score, in a few words; None if nothing does."""
     wrong = misfit(result, COMMON)
     if wrong:
         return wrong
@@ -112,8 +112,12 @@ def check(result: dict) -> str | None:
     if "top1" in result and "protocol" not in result:
         return "it has no 'protocol'"
     numbers = ((name, value) for name, value in result.items() if isinstance(value, int | float))
-    wrong = next((f"{name} is too large" for name, value in numbers if abs(value) > 1e300), None)
-    wrong = wrong or misfit(result, SHAPES.get(result["name"], {}))
+    return next((f"{name} is too large" for name, value in numbers if abs(value) > 1e300), None)
+
+
+def check_details(result: dict) -> str | None:
+    """What keeps a score from being shown in all its figures; None if nothing does."""
+    wrong = misfit(result, SHAPES.get(result["name"], {}))
     if wrong or result["name"] not in CONSISTENT:
         return wrong
     return None if CONSISTENT[result["name"]](result) else "its figures contradict each other"

@@ -60,15 +60,25 @@ class Job:
         """Of this encoder, or of another target at the same views."""
         return self.extractor.features(Order(target or self.target, images, self.data))
 
-    def pair(self, train: Images | None = None, val: Images | None = None) -> tuple[Features, Features]:
+    def pair(
+        self, train: Images | None = None, val: Images | None = None, target: Target | None = None
+    ) -> tuple[Features, Features]:
         """Features of the training and of the held-out images, checked to be labelled alike before any is decoded."""
-        images = train or self.train_images, val or self.val_images
+        images = self.alike(train or self.train_images, val or self.val_images)
+        return self.features(images[0], target), self.features(images[1], target)
+
+    def alike(self, train: Images, val: Images) -> tuple[Images, Images]:
+        """Both, the labels of the held-out images in the numbers of the training images: classes meet by their names.
+
+        Raises:
+            UserError: unlabelled images, or other classes.
+        """
         with contextlib.ExitStack() as opened:
-            backends = [self.extractor.open(Order(self.target, one, self.data)) for one in images]
+            backends = [self.extractor.open(Order(self.target, one, self.data)) for one in (train, val)]
             for backend in backends:
                 opened.callback(backend.close)
             check_pair(*backends)
-        return self.features(images[0]), self.features(images[1])
+            return train, dataclasses.replace(val, classes=tuple(backends[0].classes))
 
     def val(self) -> Features:
         """Features of the held-out images, checked to be labelled."""

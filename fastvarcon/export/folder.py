@@ -42,7 +42,7 @@ def export_run(run: Path, target: str, out: Path, command: str) -> list[str]:
         command: what the user typed, for the card.
 
     Returns:
-        A line for each file of the run that was left out because it is damaged.
+        A line for each file of the run that was left out, as it is damaged.
 
     Raises:
         UserError: no such encoder, a network that the target does not have, a missing package, or `out` in use.

@@ -91,8 +91,8 @@ KEYS = {
 
 
 def _spec_of_export(path: Path) -> EncoderSpec:
-    header = metadata_in(path).get(HEADER)
     try:
+        header = metadata_in(path).get(HEADER)
         if header is None:
             raise ValueError(f"its header has no {HEADER!r}")
         fields = json.loads(header)

@@ -39,7 +39,8 @@ def report(scored: Scored) -> str:
     """The page. Raises UserError for a run that has neither metrics nor scores."""
     title = f"Scores of {next(iter(scored.scores.values())).get('title', scored.path.name)}" if scored.scores else ""
     body = _problems(scored) + _scores(scored)
-    body += "".join(section(stem, score, stem in scored.stale) for stem, score in scored.scores.items())
+    complete = {stem: score for stem, score in scored.scores.items() if stem not in scored.incomplete}
+    body += "".join(section(stem, score, stem in scored.stale) for stem, score in complete.items())
     if scored.config is not None:
         loss = LOSS_TITLES[scored.config.loss.name]
         title = f"{loss}, {scored.config.model.encoder}: {scored.path.name}"

@@ -29,7 +29,9 @@ class Scored:
     """What the training wrote at its end."""
     metrics: list[dict]
     scores: dict[str, dict]
-    """eval/*.json by their stems, encoder before pixels; every one holds what evaluation/figures.py says."""
+    """eval/*.json by their stems, encoder before pixels; every one holds what all scores do (evaluation/figures.py)."""
+    incomplete: frozenset[str]
+    """Stems of scores whose further figures are not those of this version: of them no more than that is shown."""
     stale: frozenset[str]
     """Stems of scores of an encoder that has been replaced since."""
     problems: tuple[str, ...]
@@ -55,11 +57,15 @@ def read_scored(path: Path) -> Scored:
             problems.append(str(error))
             return None
 
-    scores = {}
+    scores, incomplete = {}, set()
     for file in _files(path / "eval"):
         score = attempt(partial(read_score, file))
-        if score is not None:
-            scores[file.stem] = score
+        if score is None:
+            continue
+        scores[file.stem] = score
+        if wrong := figures.check_details(score):
+            incomplete.add(file.stem)
+            problems.append(f"{file}, all but its headline ({wrong}): another version wrote it, run it again")
     is_run = folder.config.exists()
     if not (is_run or scores or problems):
         raise UserError(f"{folder.config} is missing: {path} is not a run folder, and has no scores in eval/")
@@ -71,6 +77,7 @@ def read_scored(path: Path) -> Scored:
         attempt(folder.read_summary),
         attempt(lambda: read_metrics(folder.metrics)) or [],
         {stem: scores[stem] for stem in sorted(scores, key=_place)},
+        frozenset(incomplete),
         frozenset(_stale(folder.encoder, scores)),
         tuple(problems),
     )

@@ -101,8 +101,10 @@ def _corruption(result: dict) -> str:
     if result["mce"] is not None:
         summary += [("mCE", percent(result["mce"])), ("relative mCE", percent(result["relative_mce"]))]
     drawn = charts.corruption(result["errors"], 1 - result["clean_top1"])
+    doubts = "".join(f"<p><b>{shown(doubt)}.</b></p>" for doubt in result.get("doubts", []))
     return (
-        table(("error", ""), summary)
+        doubts
+        + table(("error", ""), summary)
         + table(("corruption", *(f"severity {s}" for s in severities), "mean"), lines)
         + pictures([picture("Error by severity", drawn, "Error over severity, a line for every corruption")])
     )

@@ -45,7 +45,7 @@ def missing_scores(cell: Cell, study: Study) -> list[str]:
         name
         for name in study.evaluations
         if name not in found
-        or name in scored.stale
+        or name in scored.stale | scored.incomplete
         or (name == "linear" and not found[name].keys() >= COUNTS)
         or (found[name].get("data.train"), found[name].get("data.val")) != (str(data.train), str(data.val))
     ]

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from fastvarcon.config import Config
 from fastvarcon.data.backends import Backend, open_backend
+from fastvarcon.data.backends.renumbered import numbered_as
 from fastvarcon.data.backends.replace import ReplaceBadImages
 from fastvarcon.data.loader import Loader, ViewSpec
 from fastvarcon.data.sampling import BlockShuffle, Bound, ClassBalanced, Order, Shuffle, epoch_order
@@ -70,8 +71,9 @@ class RunData:
                 world_size=accelerator.num_processes,
             )
             if data.val is not None and train.val_every:
-                held_out = self._open(config, accelerator, data.val)
-                if held_out.classes != self.classes:
+                opened = self._open(config, accelerator, data.val)
+                held_out = numbered_as(opened, self.classes)
+                if held_out is None:
                     raise UserError(
                         f"{data.val} has other classes than {data.train}: convert both from folders with the "
                         "same class names"
