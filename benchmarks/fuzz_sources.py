@@ -31,7 +31,7 @@ from fastvarcon.data.decode import ImageError
 from fastvarcon.data_prep.encode import EncodeSettings, encode
 from fastvarcon.data_prep.sources import open_source
 from fastvarcon.errors import UserError
-from fastvarcon.terminal import printable
+from fastvarcon.visible import visible
 
 PACKAGES = ("fastvarcon", "numpy", "pillow", "simplejpeg", "pyarrow")
 CLASSES = ["ant", "bee", "cat"]
@@ -222,7 +222,7 @@ def store(dataset: Dataset, folder: Path) -> Path:
 
 
 def check(message: str) -> None:
-    assert message and "\n" not in printable(message) and not NO_REASON.search(message), message
+    assert message and "\n" not in visible(message) and not NO_REASON.search(message), message
 
 
 def read_source(dataset: Dataset, folder: Path) -> str:

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from fastvarcon.reporting.tables import score_rows
+from fastvarcon.reporting.scored import read_scored
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "runs.csv"
 COLUMNS = (
@@ -51,9 +51,11 @@ def main() -> None:
     for run in args.runs:
         if not (run / "summary.json").exists() or not list((run / "eval").glob("*.json")):
             sys.exit(f"error: {run} is not a run folder with scores: train it and run `fastvarcon eval` first")
-        stale = [score.what for score in score_rows(run) if "EARLIER" in score.what]
-        if stale:
-            sys.exit(f"error: {run}: {stale[0]}")
+        scored = read_scored(run)
+        if scored.stale or scored.problems:
+            sys.exit(
+                f"error: {run}: {', '.join([*scored.problems, *scored.stale])} of an earlier encoder: run eval again"
+            )
     rows = [row(run) for run in args.runs]
     new = not args.out.exists()
     with open(args.out, "a", newline="") as file:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastvarcon.errors import UserError, reason
-from fastvarcon.terminal import printable
+from fastvarcon.visible import visible
 
 
 def skipped_path(out: Path) -> Path:
@@ -33,7 +33,7 @@ def write_skipped(out: Path, messages: Sequence[str]) -> Path | None:
         if not messages:
             path.unlink(missing_ok=True)
             return None
-        fresh.write_text("".join(f"{printable(message)}\n" for message in messages), encoding="utf-8")
+        fresh.write_text("".join(f"{visible(message)}\n" for message in messages), encoding="utf-8")
         os.replace(fresh, path)
     except OSError as error:
         raise UserError(

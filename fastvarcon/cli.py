@@ -18,7 +18,8 @@ from fastvarcon.commands.inspect import inspect
 from fastvarcon.commands.merge import merge
 from fastvarcon.commands.settings import with_recipe
 from fastvarcon.commands.verify import verify
-from fastvarcon.errors import exits_cleanly
+from fastvarcon.errors import UserError, exits_cleanly
+from fastvarcon.terminal import say, warn
 
 
 def evaluate() -> None:
@@ -28,16 +29,21 @@ def evaluate() -> None:
 
 def report(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training, or folder of scores.")],
+    out: Annotated[Path | None, arg(metavar="HTML", help="Page to write; default RUN/report.html.")] = None,
 ) -> None:
-    """Print the scores of a run and write RUN/report.html, one self-contained page with its scores and curves."""
+    """Print the scores of a run and write one self-contained page with its scores and curves."""
+    if out is not None and out.suffix != ".html":
+        raise UserError(f"--out {out}: the page's name must end in .html")
     from rich.console import Console
 
     from fastvarcon.reporting.html import write_report
+    from fastvarcon.reporting.scored import read_scored
     from fastvarcon.reporting.tables import score_table
 
-    path = write_report(run)
-    Console().print(score_table(run))
-    print(path)
+    scored = read_scored(run)
+    warn(*(f"left out: {problem}" for problem in scored.problems))
+    Console().print(score_table(scored))
+    say(str(write_report(run, out)))
 
 
 def bench() -> None:

@@ -7,14 +7,16 @@ written to `config.json` in the run folder, where evaluation and resume read the
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
+import reprlib
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from fastvarcon.errors import UserError
+from fastvarcon.json_file import read_json, write_json
 
 Triple = tuple[float, float, float]
 PolicyName = Literal[
@@ -48,6 +50,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+LARGEST_VIEW, LARGEST_RESIZE, WIDEST = 4096, 16_384, 64.0
+"""Of --data.size and --data.eval-resize in pixels, and of --model.width."""
 TIMM = "timm/"
 """Prefix of the names of encoders that the timm package builds."""
 
@@ -339,7 +343,8 @@ class Config:
         return dict(_flatten(dataclasses.asdict(self)))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.flat(), indent=1) + "\n", encoding="utf-8")
+        """Write config.json, whole or not at all."""
+        write_json(path, self.flat())
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -348,32 +353,34 @@ class Config:
 
     @classmethod
     def from_flat(cls, flat: dict[str, object], origin: Path) -> Config:
+        """Raises UserError for an unknown key, and for a value of another type or one that no encoder could have."""
+        from fastvarcon.config_checks import check_encoder  # which reads these classes
+
         config = cls()
         for key, value in flat.items():
             *groups, name = key.split(".")
-            target: object = config
+            target: Any = config
+            hints = typing.get_type_hints(cls)
             for group in groups:
-                target = getattr(target, group, None)
-            hints = typing.get_type_hints(type(target)) if dataclasses.is_dataclass(target) else {}
-            if name not in hints:
+                target = getattr(target, group) if group in hints else None
+                hints = typing.get_type_hints(type(target)) if dataclasses.is_dataclass(target) else {}
+            if name not in hints or dataclasses.is_dataclass(hints[name]):
                 raise UserError(
                     f"{origin} has the unknown key {key!r}: it was written by another version of fastvarcon"
                 )
             setattr(target, name, _from_json(value, hints[name], f"{origin}: {key}"))
+        try:
+            check_encoder(config)
+        except UserError as error:
+            raise UserError(f"{origin}: {error}") from None
         return config
 
 
 def read_flat(path: Path) -> dict[str, object]:
-    """The keys and values of a config.json as written."""
-    try:
-        flat = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {path.parent} is not a run folder") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a run configuration ({error})") from None
-    if not isinstance(flat, dict):
-        raise UserError(f"{path} is not a run configuration")
-    return flat
+    """The keys and values of a config.json as written. Raises UserError for a missing or damaged file."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: {path.parent} is not a run folder")
+    return read_json(path, "put back the one that the training wrote")
 
 
 def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -396,15 +403,27 @@ def _from_json(value: Any, hint: Any, where: str) -> Any:
         [given] = [option for option in options if option is not type(None)]
         return None if value is None else _from_json(value, given, where)
     elif hint is Path:
-        fits, value = isinstance(value, str), Path(str(value))
+        fits = isinstance(value, str) and "\0" not in value
+        return Path(value) if fits else _refuse(value, where)
     elif Ellipsis in options:
-        fits = isinstance(value, list) and all(type(v) is options[0] for v in value)
-        value = tuple(value) if fits else value
+        fits = isinstance(value, list) and all(_is(v, options[0]) for v in value)
+        return tuple(value) if fits else _refuse(value, where)
     elif typing.get_origin(hint) is tuple:
-        numbers = value if isinstance(value, list) else []
-        fits, value = len(numbers) == len(options) and all(type(v) in (int, float) for v in numbers), tuple(numbers)
+        fits = isinstance(value, list) and len(value) == len(options) and all(map(_is, value, options))
+        return tuple(value) if fits else _refuse(value, where)
     else:
-        fits = type(value) is hint or (hint is float and type(value) is int)
-    if not fits:
-        raise UserError(f"{where} has a value that no version of fastvarcon writes: {value!r}")
-    return value
+        fits = _is(value, hint)
+    return value if fits else _refuse(value, where)
+
+
+def _is(value: object, kind: type) -> bool:
+    """The value is of this very type, or a whole number for a float; numbers are finite and fit into 64 bits."""
+    if isinstance(value, bool) or kind not in (int, float):
+        return type(value) is kind
+    if type(value) is int:
+        return abs(value) < 2**63
+    return kind is float and type(value) is float and math.isfinite(value)
+
+
+def _refuse(value: object, where: str) -> NoReturn:
+    raise UserError(f"{where} has a value that no version of fastvarcon writes: {reprlib.repr(value)}")

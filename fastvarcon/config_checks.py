@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fastvarcon.config import (
+    LARGEST_RESIZE,
+    LARGEST_VIEW,
     RESNETS,
     TRACKERS,
+    WIDEST,
     Config,
     DataConfig,
     LossConfig,
@@ -22,6 +25,8 @@ def check(config: Config) -> None:
     """Raise UserError, naming the flag, for the first rule that does not hold."""
     data, sampling, model, loss, train = config.data, config.sampling, config.model, config.loss, config.train
     rules = [
+        (data.train is not None, "--data.train is missing: give the file that `fastvarcon convert` wrote"),
+        *_view_rules(data),
         *_data_rules(data, sampling, train),
         *_model_rules(model),
         *_loss_rules(config),
@@ -29,22 +34,44 @@ def check(config: Config) -> None:
         *_train_rules(train, data),
         *_step_rules(train, model),
     ]
+    _require(rules)
+
+
+def check_encoder(config: Config) -> None:
+    """Raise UserError for the first rule that does not hold of those that say what an encoder is and what it sees.
+
+    A configuration that is read is believed no more than a command line: an encoder is built as it says.
+    """
+    _require([*_view_rules(config.data), *_model_rules(config.model)])
+
+
+def check_views(data: DataConfig) -> None:
+    """Raise UserError for a size or normalisation that no view could have."""
+    _require(_view_rules(data))
+
+
+def _require(rules: Rules) -> None:
     for holds, message in rules:
         if not holds:
             raise UserError(message)
 
 
-def _data_rules(data: DataConfig, sampling: SamplingConfig, train: TrainConfig) -> Rules:
-    """Images, views and who is in a batch."""
+def _view_rules(data: DataConfig) -> Rules:
+    """Size and normalisation of a view."""
     return [
-        (data.train is not None, "--data.train is missing: give the file that `fastvarcon convert` wrote"),
         (data.num_views >= 1, f"--data.num-views must be at least 1, got {data.num_views}"),
-        (data.size >= 1, f"--data.size must be at least 1 pixel, got {data.size}"),
+        (1 <= data.size <= LARGEST_VIEW, f"--data.size must lie between 1 and {LARGEST_VIEW} pixels, got {data.size}"),
         (
-            data.eval_resize >= data.size,
-            f"--data.eval-resize ({data.eval_resize}) must not be smaller than --data.size ({data.size})",
+            data.size <= data.eval_resize <= LARGEST_RESIZE,
+            f"--data.eval-resize ({data.eval_resize}) must lie between --data.size ({data.size}) and {LARGEST_RESIZE}",
         ),
         (min(data.std) > 0, f"--data.std must be positive, got {data.std}"),
+    ]
+
+
+def _data_rules(data: DataConfig, sampling: SamplingConfig, train: TrainConfig) -> Rules:
+    """Threads, and who is in a batch."""
+    return [
         (data.workers >= 0, f"--data.workers must be 0 (all cores) or more, got {data.workers}"),
         (data.prefetch >= 1, f"--data.prefetch must be at least 1, got {data.prefetch}"),
         (data.prefetch_mb >= 1, f"--data.prefetch-mb must be at least 1, got {data.prefetch_mb}"),
@@ -79,7 +106,7 @@ def _model_rules(model: ModelConfig) -> Rules:
             model.is_timm or model.encoder in RESNETS,
             f"--model.encoder {model.encoder} is not known: choose from {', '.join(RESNETS)}, or timm/NAME",
         ),
-        (model.width > 0, f"--model.width must be positive, got {model.width}"),
+        (0 < model.width <= WIDEST, f"--model.width must be positive and at most {WIDEST:g}, got {model.width}"),
         (
             not (model.is_timm and needed),
             f"width, small-images and zero-init-residual shape torchvision's ResNets, not {model.encoder}: give "

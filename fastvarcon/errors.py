@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from fastvarcon.visible import visible
 
 
 class UserError(ValueError):
@@ -28,6 +31,16 @@ def _leave(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
+def _refused(message: str) -> SystemExit:
+    """Say it, on one line whatever names are in it, after all that was printed before."""
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f" on rank {rank}"
+    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+        sys.stdout.flush()
+    print(f"error{where}: {visible(message)}", file=sys.stderr, flush=True)
+    return SystemExit(2)
+
+
 def exits_cleanly(main: Callable) -> Callable:
     """Decorate a program's entry function: UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
 
@@ -41,12 +54,13 @@ def exits_cleanly(main: Callable) -> Callable:
             with terminal.delivered_output():
                 return main(*args, **kwargs)
         except UserError as error:
-            rank = os.environ.get("RANK", "0")
-            where = "" if rank == "0" else f" on rank {rank}"
-            print(terminal.printable(f"error{where}: {error}"), file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
+            raise _refused(str(error)) from None
         except BrokenPipeError:  # the reader of our output, `head` say, has gone
             raise SystemExit(141) from None
+        except OSError as error:  # of a file that nobody asked about in time: a name that is too long, a lost disk
+            if error.filename is None:
+                raise
+            raise _refused(f"{error.filename}: {reason(error)}: give another place, or make it accessible") from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             raise SystemExit(130) from None

@@ -8,7 +8,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fastvarcon.terminal import printable, say
+from fastvarcon.terminal import say
+from fastvarcon.visible import visible
 
 LINE_SECONDS = 5.0
 
@@ -20,7 +21,7 @@ class Bar:
         self.shown = sys.stdout.isatty()
         columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f}%")
         self._progress = Progress(*columns, TextColumn("{task.fields[text]}"), console=Console())
-        self._task = self._progress.add_task(printable(description), total=total, completed=completed, text="")
+        self._task = self._progress.add_task(visible(description), total=total, completed=completed, text="")
         if self.shown:
             self._progress.start()
 
@@ -29,7 +30,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar."""
-        self._progress.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+        self._progress.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self.shown:

@@ -6,10 +6,11 @@ eval/*.json  report.html
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -17,8 +18,28 @@ import filelock
 from fastvarcon import locks
 from fastvarcon.config import Config, read_flat
 from fastvarcon.errors import UserError
+from fastvarcon.json_file import read_json, read_text, write_json
+from fastvarcon.json_shape import COUNT, Each, Maybe, Number, Text, misfit
+from fastvarcon.whole_file import may_write
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+OUT = "make it writable or free some space, or give another folder with --out"
+LOGGED = Number(-1e40, 1e40, finite=False)  # a float32, or NaN
+ROW = {"kind": Text(), "step": COUNT, "epoch": COUNT, "loss": LOGGED}
+"""What every row of metrics.jsonl has."""
+SUMMARY = {
+    "final_loss": LOGGED,
+    "epochs": COUNT,
+    "seconds": Number(0, 1e12),
+    "views_per_second": Number(0),
+    "data_wait_fraction": Number(0),
+    "world_size": COUNT,
+    "global_batch": COUNT,
+    "backend": Text(),
+    "device_name": Text(),
+    "versions": Each(Text()),
+    "command": Text(),
+}
 MAY_DIFFER = frozenset(
     (  # they change how fast or how visible a run is, not what it computes
         "out",
@@ -72,16 +93,36 @@ class RunFolder:
         if not self.summary.exists():
             return None
         summary = read_json(self.summary)
-        if "final_loss" not in summary:
-            raise UserError(f"{self.summary} is not a summary that a training wrote: remove it")
+        if wrong := misfit(summary, SUMMARY):
+            raise UserError(f"{self.summary} is not a summary that a training wrote ({wrong}): remove it")
         return summary
+
+    def write_summary(self, values: dict) -> None:
+        """What a training says at its end."""
+        with self.writing_scores(self.summary, OUT):
+            write_json(self.summary, values, OUT)
 
     def update_summary(self, values: dict) -> None:
         """Add values to the summary of a finished training; there is none to add to before that."""
-        with locks.held(self.path / ".summary.lock"):
-            summary = self.read_summary()
-            if summary is not None:
-                write_json(self.summary, {**summary, **values})
+        if self.summary.exists():
+            with self.writing_scores(self.summary, OUT):
+                summary = self.read_summary()
+                if summary is not None:
+                    write_json(self.summary, {**summary, **values}, OUT)
+
+    @contextlib.contextmanager
+    def writing_scores(self, file: Path, remedy: str) -> Iterator[None]:
+        """For one process at a time: read what all have written so far, and write the `file` that follows from it.
+
+        Raises:
+            NotWritten: the folder cannot be written, as `file` neither; with the remedy.
+        """
+        with may_write(file, remedy):
+            lock = locks.acquire(self.path / ".summary.lock")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def kept(self, epoch: int) -> Path:
         """Folder of a checkpoint that stays, by the number of epochs done."""
@@ -172,41 +213,37 @@ def _epoch_of(folder: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Whole or not at all, also if two processes write at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object. Raises UserError, naming the file, if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return content
-
-
 def read_metrics(path: Path) -> list[dict]:
     """All rows of a metrics.jsonl; a last line torn by a crash is left out.
 
     Raises:
-        UserError: a row that no training wrote.
+        UserError: a row that no training wrote, or a file that cannot be read.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_text(path).splitlines() if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):
                 break
             row = None
-        if not isinstance(row, dict) or row.get("kind") not in ("step", "epoch") or type(row.get("step")) is not int:
-            raise UserError(f"{path} line {number} is not a row that a training wrote: remove it")
+        if wrong := _misfit_of_row(row):
+            raise UserError(f"{path} line {number} is not a row that a training wrote ({wrong}): remove it")
         rows.append(row)
     return rows
+
+
+def _misfit_of_row(row: object) -> str | None:
+    """What is wrong with a row of metrics.jsonl; None if nothing is."""
+    wrong = misfit(row, ROW)
+    if wrong or not isinstance(row, dict):
+        return wrong
+    if row["kind"] not in ("step", "epoch"):
+        return "its kind is neither step nor epoch"
+    if "tau2" in row and row["kind"] == "step" and "tau2_std" not in row:
+        return "it has no 'tau2_std'"
+    for name, value in row.items():
+        if name != "kind" and (wrong := misfit(value, [COUNT] if name.endswith("_histogram") else Maybe(LOGGED), name)):
+            return wrong
+    return None

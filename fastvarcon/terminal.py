@@ -5,39 +5,37 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastvarcon.errors import UserError, reason
+from fastvarcon.visible import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WIDTHS = range(40, 401)
 """Columns in which tyro lays out help; in one or two it would not come to an end."""
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line separators, marks that turn the text around them, and bytes of file names that are no UTF-8.
-No-break and ideographic spaces, joiners and all other visible Unicode are not among them."""
-
-
-def printable(text: str) -> str:
-    """`text` with every such character spelled out: a name from a file cannot steer the terminal, or end a line."""
-    return UNPRINTABLE.sub(_spelled, text)
-
-
-def _spelled(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(match[0])[1:-1]
 
 
 def say(*lines: str) -> None:
-    """Print lines that may hold names from files."""
-    print("\n".join(map(printable, lines)), flush=True)
+    """Print lines that may hold names from files, at once, also where the output goes to a file."""
+    print("\n".join(map(visible, lines)), flush=True)
 
 
-def warn(text: str) -> None:
-    """Print one line to standard error."""
-    print(printable(f"warning: {text}"), file=sys.stderr, flush=True)
+def warn(*lines: str) -> None:
+    """Print to standard error what went on without, a line each."""
+    for line in lines:
+        print(visible(f"warning: {line}"), file=sys.stderr, flush=True)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of plain text: square brackets are not taken for rich's markup, and nothing steers the terminal."""
+    from rich.text import Text
+
+    table.add_row(*(Text(visible(cell)) for cell in cells))
 
 
 # ---- at the start of a program ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import triton_cache  # noqa: F401 (acts when it is imported)
 from .contrastive_form import Form, RowTable, log_weight
 
 LOG2E, LN2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)

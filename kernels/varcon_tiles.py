@@ -17,6 +17,8 @@ from functools import cache
 import torch
 import triton
 
+from . import triton_cache  # noqa: F401 (acts when it is imported)
+
 ROW_MULTIPLE = 128
 """The table of centroids is padded to a multiple of this many rows, so that tiles of classes are loaded whole."""
 INTERPRETED = bool(triton.knobs.runtime.interpret)

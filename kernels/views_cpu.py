@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import colour_cpu, numba_pool, operations, operations_cpu, resample_cpu  # noqa: F401  numba_pool acts at exit
 from .colour_cpu import CONTRAST, FAST, ONE, ZERO, blur, gray, grey_sum, jitter, solarize
-from .numba_cache import depends_on
+from .numba_cache import cached_njit, depends_on
 from .operations import affine_matrices
 from .operations_cpu import operate
 from .reference import FILTER_RADIUS, blur_taps, check_table
@@ -118,7 +118,7 @@ def _allocate(count: int) -> np.ndarray:
     return result
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@cached_njit(parallel=True, nogil=True)
 @depends_on(colour_cpu, operations, operations_cpu, resample_cpu)
 def _all_views(
     pixels, offset, height, width, stride, box, extend, flip, radius, clip, colours, taps, out, size, bfloat16
@@ -162,6 +162,11 @@ def _all_views(
                 blur(planes, size, sigma, taps)
             for begin in range(0, size * size, step):
                 _finish(_tile(planes, begin, step), colours, row, out[row], begin, bfloat16)
+
+
+def kernel() -> object:
+    """The compiled function, for those who ask where its machine code is kept."""
+    return _all_views
 
 
 class _Announcement(event.Listener):

@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import triton_cache  # noqa: F401 (acts when it is imported)
 from .colour_triton import TILE, gray_of, jitter, solarized, store, unit
 from .operations_triton import TABLES, operate
 from .reference import blur_taps

@@ -13,7 +13,6 @@ Data wait: not measured yet
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import tyro
 
 from fastvarcon.config import Config, DataConfig, LossConfig, ModelConfig, MonitorConfig, TrainConfig
 from fastvarcon.errors import UserError, exits_cleanly
+from fastvarcon.json_file import write_json
 
 
 @dataclass
@@ -186,12 +186,9 @@ def findings(study: Study, configs: dict[str, Config]) -> dict:
 
 
 def draw(found: dict, path: Path) -> None:
-    import matplotlib
-    from matplotlib.figure import Figure
+    from fastvarcon.reporting.drawing import BLUE, GREY, ORANGE, Figure, drawing, save
 
-    from fastvarcon.reporting.plots import BLUE, GREY, ORANGE, STYLE
-
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         figure = Figure(figsize=(15, 4), layout="constrained")
         gap, losses, geometry = figure.subplots(1, 3)
         classes = [row["classes"] for row in found["gaps"]]
@@ -214,7 +211,7 @@ def draw(found: dict, path: Path) -> None:
         geometry.set(yscale="log", xlabel="epoch", title="NSCL alone goes on closing its classes")
         for axes in (gap, losses, geometry):
             axes.legend(frameon=False, fontsize=8)
-        figure.savefig(path, dpi=120)
+        save(figure, path, 120)
 
 
 def study_all(study: Study) -> dict:
@@ -222,7 +219,7 @@ def study_all(study: Study) -> dict:
     if study.train.save_every < 1 or study.train.epochs % study.train.save_every:
         raise UserError("--train.epochs must be a multiple of --train.save-every: the last epoch has to be kept")
     found = findings(study, train_all(study))
-    (study.out / "study.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(study.out / "study.json", found)
     draw(found, study.out / "study.png")
     return found
 

@@ -23,7 +23,7 @@ def test_keys_mirror_the_flags():
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "not a run configuration"),
+        ("[]", "not hold a JSON object"),
         ('{"train.speed": 1}', "unknown key 'train.speed'"),
         ('{"a.b.c": 1}', "unknown key 'a.b.c'"),
         ('{"data.size": "big"}', "data.size has a value"),

@@ -12,6 +12,7 @@ from fastvarcon import cli, terminal
 from fastvarcon.data.beton import RAW
 from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.record import Record
+from fastvarcon.visible import visible
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 
@@ -104,6 +105,6 @@ def test_text_that_a_stream_cannot_spell(run_python):
     ],
 )
 def test_what_is_spelled_out(text, shown, capsys):
-    assert terminal.printable(text) == (shown or text)
+    assert visible(text) == (shown or text)
     terminal.say(text, "second line")
     assert capsys.readouterr().out == f"{shown or text}\nsecond line\n"

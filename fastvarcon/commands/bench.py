@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from fastvarcon.commands.bench_kernels import kernels
 from fastvarcon.commands.bench_step import step
 from fastvarcon.errors import UserError
+from fastvarcon.terminal import add_row, say
 
 
 def loader(
@@ -41,16 +42,14 @@ def loader(
     from rich.table import Table
 
     from fastvarcon.bench.loader import COLUMNS, bench_loader, draw
-    from fastvarcon.bench.rows import append_rows
+    from fastvarcon.bench.rows import append_rows, check_outputs
 
     for flag, value, least in (("size", size, 1), ("batch", batch, 1), ("workers", workers, 0), ("rounds", rounds, 1)):
         if value < least:
             raise UserError(f"--{flag} must be at least {least}, got {value}")
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds must lie between 0 and 3600, got {seconds}")
-    for path in (csv, plot):
-        if not path.parent.is_dir():
-            raise UserError(f"the folder {path.parent} does not exist: make it first")
+    check_outputs(csv, plot)
     rows = bench_loader(
         file,
         images,
@@ -66,7 +65,7 @@ def loader(
     table = Table("task", "loader", "pairs/s", "range", "CPU-s per 1,000", "x torchvision")
     for row in rows:
         if "failure" in row:
-            table.add_row(row["task"], row["competitor"], "-", row["failure"], "-", "-")
+            add_row(table, row["task"], row["competitor"], "-", row["failure"], "-", "-")
             continue
         spread = f"{row['pairs_per_second_min']:,.0f}-{row['pairs_per_second_max']:,.0f}"
         figures = f"{row['pairs_per_second']:,.0f}", spread, f"{row['cpu_seconds_per_1000_pairs']:.3f}"
@@ -74,7 +73,7 @@ def loader(
     Console().print(table)
     append_rows(rows, csv, COLUMNS)
     draw(rows, plot)
-    print(f"{csv}\n{plot}")
+    say(str(csv), str(plot))
 
 
 BENCHMARKS: dict[str, Callable[..., None]] = {"loader": loader, "kernels": kernels, "step": step}

@@ -14,6 +14,7 @@ from tyro.conf import arg
 
 from fastvarcon.errors import UserError
 from fastvarcon.machine import available_cores
+from fastvarcon.terminal import add_row, say
 
 FILE_WIDTH = 140  # of a table that goes to a file or a pipe
 HEADLINES = ("8192x128x1000", "65536x512x22000")
@@ -78,14 +79,14 @@ def kernels(
     sizes = [_shape(text) for text in shapes]
     name = "views" if views else "varcon" if varcon else "contrastive"
     csv, plot = csv or Path(f"kernels_{name}.csv"), plot or Path(f"kernels_{name}.png")
-    for path in (csv, plot):
-        if not path.parent.is_dir():
-            raise UserError(f"the folder {path.parent} does not exist: make it first")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # both are read when torch is imported, here and in the processes
     os.environ.setdefault("TORCH_LOGS", "-all")  # of the competitors: what torch.compile has to say about them
 
     import torch
 
+    from fastvarcon.bench.rows import check_outputs
+
+    check_outputs(csv, plot)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("no CUDA device here: leave --device out")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -103,7 +104,7 @@ def kernels(
         shown = sizes or [_shape(text) for text in (SHAPES if varcon else PAIR_SHAPES)[device]]
         dtype = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
         _loss(name, shown, dtype, device, workers, common, csv, plot)
-    print(f"{csv}\n{plot}")
+    say(str(csv), str(plot))
 
 
 def _shape(text: str) -> tuple[int, int, int]:
@@ -124,7 +125,6 @@ def _views(device: str, batch: tuple[int, ...], workers: int, common: dict, csv:
     rows = []
     for job in jobs:
         rows += (measured := bench_views(job, **common))
-        append_rows(measured, csv, COLUMNS)
         lines: list[tuple[str, ...]] = []
         for row in measured:
             if "failure" in row:
@@ -138,6 +138,7 @@ def _views(device: str, batch: tuple[int, ...], workers: int, common: dict, csv:
             lines.append((row["competitor"], f"{row['views_per_second']:,.0f}", spread, *ratio, on_device))
         title = f"{job.task}, {job.batch:,} images a batch"
         print_table(title, ("", "views/s", "range", "x torchvision", "range", "device ms a batch"), lines)
+        append_rows(measured, csv, COLUMNS)
     print("\n".join(verdict(rows)))
     draw(rows, plot)
 
@@ -165,7 +166,6 @@ def _loss(
     rows = []
     for job in jobs:
         rows += (measured := bench_loss(subject, job, **common))
-        append_rows(measured, csv, COLUMNS)
         lines: list[tuple[str, ...]] = []
         for row in measured:
             if "failure" in row:
@@ -178,6 +178,7 @@ def _loss(
             lines.append((row["competitor"], *figures, *wrong))
         bound = f", bound of an H200 {subject.bound_ms(job):.3g} ms" if device == "cuda" else ""
         print_table(f"{job.name}, {dtype}{bound}", columns, lines)
+        append_rows(measured, csv, COLUMNS)
     print("\n".join(verdict(rows)))
     draw(rows, plot, subject)
 
@@ -192,7 +193,7 @@ def print_table(title: str, columns: Sequence[str], lines: list[tuple[str, ...]]
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for line in lines:
         if len(line) > 2:
-            table.add_row(*line)
+            add_row(table, *line)
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(table)
     for line in lines:

@@ -11,6 +11,7 @@ from tyro.conf import arg
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
+from fastvarcon.terminal import add_row, say
 
 
 def step(
@@ -33,15 +34,13 @@ def step(
         raise UserError(f"--rounds must be at least 1, got {rounds}")
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds must lie between 0 and 3600, got {seconds}")
-    for path in (csv, plot):
-        if not path.parent.is_dir():
-            raise UserError(f"the folder {path.parent} does not exist: make it first")
     from rich.console import Console
     from rich.table import Table
 
-    from fastvarcon.bench.rows import append_rows
+    from fastvarcon.bench.rows import append_rows, check_outputs
     from fastvarcon.bench.step import COLUMNS, bench_step, draw
 
+    check_outputs(csv, plot)
     rows = bench_step(
         config,
         images,
@@ -53,7 +52,7 @@ def step(
     table = Table("loop", "views/s", "x ref.", "of synth.", "data wait", "peak MB", "overhead")
     for row in rows:
         if "failure" in row:
-            table.add_row(row["competitor"], "-", row["failure"])
+            add_row(table, row["competitor"], "-", row["failure"])
             continue
         cells = [
             "" if value is None else format(value, form)
@@ -72,4 +71,4 @@ def step(
     print("overhead: share of a step that is not the forward and backward of the encoder alone")
     append_rows(rows, csv, COLUMNS)
     draw(rows, plot)
-    print(f"{csv}\n{plot}")
+    say(str(csv), str(plot))

@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
+from fastvarcon.terminal import add_row, say
 
 
 def duration(hours: float) -> str:
@@ -36,10 +37,10 @@ def doctor(
         raise UserError(f"--seconds must lie between 0 and 3600, got {seconds}")
     console, found = Console(), Table("here", "", show_header=False)
     for name, value in inventory():
-        found.add_row(name, value)
+        add_row(found, name, value)
     console.print(found)
     if config.data.train is None:
-        print("to measure a training: fastvarcon doctor --recipe recipes/NAME.py --data.train FILE")
+        say("to measure a training: fastvarcon doctor --recipe recipes/NAME.py --data.train FILE")
         return
     from fastvarcon.bench.doctor import diagnose
 
@@ -56,8 +57,8 @@ def doctor(
         table.add_row(what, f"{rate:,.0f}", f"{rate / rates.synthetic:,.2f}")
     console.print(table)
     print(f"waiting for data: {rates.waiting:.0%} of the time of real steps")
-    print(f"verdict: {diagnosis.verdict}")
-    print(
+    say(f"verdict: {diagnosis.verdict}")
+    say(
         f"projected: {duration(diagnosis.hours)} for {config.train.epochs} epochs of {config.data.train.name} on "
         f"{processes} process(es), without communication, validation and checkpoints"
     )

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.options import EVALUATIONS, EvalOptions
+from fastvarcon.terminal import say, warn
 
 
 @dataclass
@@ -55,18 +56,19 @@ def parse(args: list[str]) -> EvalOptions | Compare:
 
 def _score(name: str, options: EvalOptions, command: str) -> None:
     options.validate()
-    from fastvarcon.evaluation.job import evaluate as score
+    from fastvarcon.evaluation.job import measure
 
-    done = score(name, options, command)
-    if done is None:  # not the first process
+    measured = measure(name, options, command)
+    if measured is None:  # not the first process
         return
     from fastvarcon.reporting.html import write_report
+    from fastvarcon.reporting.scored import read_scored
     from fastvarcon.reporting.tables import in_words
 
-    out, result = done
-    page = write_report(out)
-    print(in_words(result))
-    print(page)
+    say(*in_words(measured.stem, measured.figures).split("\n"))  # before anything is written: it may have taken hours
+    warn(*measured.store())
+    warn(*(f"left out: {problem}" for problem in read_scored(measured.out).problems))
+    say(str(write_report(measured.out)))
 
 
 def _compare(options: Compare, command: str) -> None:
@@ -77,8 +79,11 @@ def _compare(options: Compare, command: str) -> None:
     from rich.console import Console
 
     from fastvarcon.reporting.compare import compare, compare_table, write_page
+    from fastvarcon.reporting.scored import read_scored
 
-    result = compare(list(options.runs), command)
-    write_page(result, options.out)
+    runs = [read_scored(run) for run in options.runs]
+    warn(*(f"left out: {problem}" for run in runs for problem in run.problems))
+    result = compare(runs, command)
     Console().print(compare_table(result))
-    print(options.out)
+    write_page(result, options.out)
+    say(str(options.out))

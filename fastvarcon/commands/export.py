@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from fastvarcon.terminal import say, warn
+
 
 def export(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="Run folder of a training.")],
@@ -26,6 +28,7 @@ def export(
     from fastvarcon.export.folder import export_run
 
     out = out or run / "export" / to
-    export_run(run, to, out, shlex.join(["fastvarcon", *sys.argv[1:]]))
+    problems = export_run(run, to, out, shlex.join(["fastvarcon", *sys.argv[1:]]))
+    warn(*(f"left out: {problem}" for problem in problems))
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
-        print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+        say(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from fastvarcon.errors import UserError
+from fastvarcon.terminal import say
+from fastvarcon.whole_file import whole_file
 
 VIEWS_MOST = 64
 
@@ -50,16 +51,14 @@ def inspect(
                 raise UserError(f"--{flag} says how views are drawn: add --views 8")
     from fastvarcon.data.records import open_records
     from fastvarcon.reporting.inspect import describe
-    from fastvarcon.terminal import say
 
     records = open_records(path)
-    text = describe(records, path)
+    say(*describe(records, path).split("\n"))
     records.close()
     if views is not None:
         picture = out or Path("views.png")
         _draw(path, views, policy or "simaugment", size, seed or 0, picture)
-        text += f"\n{picture}"
-    say(*text.split("\n"))
+        say(str(picture))
 
 
 def _draw(path: Path, views: int, policy: str, size: int | None, seed: int, out: Path) -> None:
@@ -85,6 +84,5 @@ def _draw(path: Path, views: int, policy: str, size: int | None, seed: int, out:
         sheet = contact_sheet(images, path.name, count=views, policy=policy, size=size, seed=seed)
     finally:
         images.close()
-    aside = out.with_name(out.name + ".partial")
-    sheet.save(aside, format="PNG")
-    os.replace(aside, out)
+    with whole_file(out, "give another place with --out") as aside:
+        sheet.save(aside, format="PNG")

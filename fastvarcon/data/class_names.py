@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastvarcon.errors import UserError
-from fastvarcon.terminal import UNPRINTABLE, printable
+from fastvarcon.visible import UNPRINTABLE, visible
 
 
 def one_spelling(name: str) -> str:
@@ -24,7 +24,7 @@ def names_in_file(names: object) -> list[str] | None:
     """
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    return [printable(one_spelling(name)) for name in names]
+    return [visible(one_spelling(name)) for name in names]
 
 
 def check_names(names: Iterable[str], where: object) -> list[str]:
@@ -38,7 +38,7 @@ def check_names(names: Iterable[str], where: object) -> list[str]:
     for label, name in enumerate(checked):
         why = _fault(name)
         if why is not None:
-            raise UserError(f"{where} has a class named '{printable(name)}', {why}: rename it")
+            raise UserError(f"{where} has a class named '{visible(name)}', {why}: rename it")
         if name in seen:
             raise UserError(
                 f"{where} has two classes named {name} (numbers {seen[name]} and {label}, perhaps spelled with other "
@@ -120,7 +120,8 @@ def class_numbers(held_out: list[str], train: list[str]) -> np.ndarray:
     Raises:
         UserError: held-out classes that training does not know.
     """
-    number = {name: index for index, name in enumerate(train)}
+    held_out = [one_spelling(name) for name in held_out]
+    number = {one_spelling(name): index for index, name in enumerate(train)}
     unknown = [name for name in held_out if name not in number]
     if unknown:
         raise UserError(

@@ -10,7 +10,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from fastvarcon.kernels.numba_cache import cached_njit
 
 CROP_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
 SWITCHES, FACTORS, REST, PAIR, SIGNS = range(CROP_TRIES, CROP_TRIES + 5)  # Philox blocks after those of the crop
@@ -58,7 +59,7 @@ class Columns(NamedTuple):
     magnitudes: np.ndarray
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def draw(seed, epoch, view, ids, heights, widths, ranges, orders, out):
     """Fill the rows of `out`, whose ops and magnitudes hold zeros.
 
@@ -90,7 +91,7 @@ def draw(seed, epoch, view, ids, heights, widths, ranges, orders, out):
             _operations(counter, seed, ranges, row, out.ops, out.magnitudes)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _operations(counter, seed, ranges, row, ops, magnitudes):
     chance = _uniforms(counter, PAIR, seed)
     signs = _uniforms(counter, SIGNS, seed)
@@ -101,7 +102,7 @@ def _operations(counter, seed, ranges, row, ops, magnitudes):
             magnitudes[row, step] = ranges.pair_magnitudes[pair, step, 0 if signs[step] < 0.5 else 1]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _crop(counter, seed, height, width, ranges, row, box):
     """torchvision.transforms.RandomResizedCrop.get_params. Writes y, x, height, width."""
     for attempt in range(CROP_TRIES):
@@ -122,13 +123,13 @@ def _crop(counter, seed, height, width, ranges, row, box):
     box[row, 2], box[row, 3] = h, w
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _factor(u, strength):
     low = max(0.0, 1 - strength)
     return low + (1 + strength - low) * u
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _exp(x):
     """Of |x| up to 3, to 1e-10: the series of exp(x / 16), squared four times."""
     x /= 16
@@ -140,7 +141,7 @@ def _exp(x):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _uniforms(counter, block, key):
     """philox.philox4x32 and philox.uniforms for one counter: four numbers in [0, 1), multiples of 2**-24."""
     c0, c1, c2, c3 = counter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from fastvarcon.data.content import Content, content_of_files
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.corruptions import CORRUPTIONS, corrupt, find
 from fastvarcon.evaluation.images import Images
+from fastvarcon.evaluation.label_names import label_names
+from fastvarcon.models.weights import first_line
 
 SEVERITIES = 5
 
@@ -73,23 +76,38 @@ def evaluation_crop(pixels: np.ndarray, resize: int, size: int, interpolation: s
 
 class CifarC:
     """One severity of one corruption of CIFAR-10-C or CIFAR-100-C: NAME.npy, [5 n, side, side, 3] uint8, severities one
-    after another, and labels.npy. Classes are numbers there: they are those of the training file, in its order."""
+    after another, and labels.npy. Classes are numbers there, in the order that the set defines.
 
-    def __init__(self, folder: Path, corruption: str, severity: int):
+    Args:
+        severity: 1 to 5; 0 for an array of n images without corruption.
+        classes: names of the training images, which say what a number means (see label_names); None: not asked for.
+    """
+
+    def __init__(self, folder: Path, corruption: str, severity: int, classes: Sequence[str] | None = None):
         images = _array(folder / f"{corruption}.npy")
         labels = _array(folder / "labels.npy")
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) % SEVERITIES:
+        parts = SEVERITIES if severity else 1
+        shaped = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8 and min(images.shape) > 0
+        if not shaped or len(images) % parts:
             raise UserError(
                 f"{folder / corruption}.npy has {images.dtype} values of shape {images.shape}: "
                 "CIFAR-10-C holds uint8 of [5 n, side, side, 3]"
             )
-        count = len(images) // SEVERITIES
-        if labels.ndim != 1 or len(labels) not in (count, len(images)) or labels.dtype.kind not in "iu":
+        count = len(images) // parts
+        if labels.ndim != 1 or len(labels) not in (count, SEVERITIES * count) or labels.dtype.kind not in "iu":
             raise UserError(f"{folder}/labels.npy does not go with {count:,} images at each severity")
-        self._images = images[count * (severity - 1) : count * severity]
-        self.labels = labels[:count].astype(np.int64)
+        first = count * max(0, severity - 1)
+        self._images = images[first : first + count]
+        own = labels if len(labels) == count else labels[first : first + count]
+        self.labels = own.astype(np.int64)
         self.name = f"{corruption} {severity}"
-        self.classes = [str(label) for label in range(int(self.labels.max()) + 1)]
+        least, most = int(self.labels.min()), int(self.labels.max())
+        self.classes = [str(label) for label in range(most + 1)] if classes is None else label_names(folder, classes)
+        if least < 0 or most + 1 != len(self.classes):
+            raise UserError(
+                f"{folder} has other classes ({most + 1}) than the training images ({len(self.classes)}), by the "
+                f"numbers {least} to {most} in its labels.npy: give the set that goes with the training images"
+            )
         self.sizes = np.full(count, images[0].nbytes, dtype=np.int64)
         path = folder / f"{corruption}.npy"
         self.fingerprint = hashlib.sha256(f"{path} {path.stat().st_mtime_ns} {severity}".encode()).hexdigest()
@@ -115,8 +133,8 @@ def _array(path: Path) -> np.ndarray:
     """Mapped, not read; never unpickled."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an array ({error})") from None
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read as an array ({first_line(error)}): download it again") from None
 
 
 def stored_sets(source: Path, wanted: tuple[str, ...]) -> dict[str, Path | None]:
@@ -146,8 +164,22 @@ def stored_sets(source: Path, wanted: tuple[str, ...]) -> dict[str, Path | None]
     return {name: found[name] for name in names}
 
 
-def stored_images(source: Path, folder: Path | None, corruption: str, severity: int) -> Images:
-    """One severity of a corruption that `stored_sets` found."""
+CLEAN = ("clean", "natural", "original", "identity")
+"""Names of an array of the same images without corruption, which some sets have."""
+
+
+def clean_images(source: Path, classes: tuple[str, ...] | None) -> Images | None:
+    """The images of a set of arrays as they were before they were corrupted, where it has them."""
+    if not (source / "labels.npy").exists():
+        return None
+    found = [name for name in CLEAN if (source / f"{name}.npy").exists()]
+    return Images(source, "cifar-c", found[0], 0, classes=classes) if found else None
+
+
+def stored_images(
+    source: Path, folder: Path | None, corruption: str, severity: int, classes: tuple[str, ...] | None = None
+) -> Images:
+    """One severity of a corruption that `stored_sets` found, labels numbered in the order of `classes`."""
     if folder is None:
-        return Images(source, "cifar-c", corruption, severity)
-    return Images(folder / str(severity), "folder")
+        return Images(source, "cifar-c", corruption, severity, classes=classes)
+    return Images(folder / str(severity), "folder", classes=classes)

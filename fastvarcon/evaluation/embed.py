@@ -6,7 +6,7 @@ import base64
 import contextlib
 import io
 import math
-import os
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +24,7 @@ from fastvarcon.evaluation.job import Job
 from fastvarcon.evaluation.options import Embed
 from fastvarcon.evaluation.splits import at_most
 from fastvarcon.evaluation.target import Target
+from fastvarcon.whole_file import whole_file
 
 THUMBNAIL = 32  # pixels
 THUMBNAIL_QUALITY = 80
@@ -44,7 +45,8 @@ def run(job: Job, options: Embed) -> dict:
             place = _tsne(unit, options) if method == "t-SNE" else _umap_places(unit, options)
             maps.append({"checkpoint": name, "method": method, "places": to_grid(place)})
     if options.save is not None:
-        _save(options.save, features, val.labels[chosen].numpy(), chosen.numpy(), val.classes, maps)
+        labels = val.labels[chosen].numpy()
+        job.files.append(partial(_save, options.save, features, labels, chosen.numpy(), val.classes, maps))
     columns = math.ceil(math.sqrt(len(chosen)))
     said = "" if len(methods) > 1 else "; UMAP left out: pip install 'fastvarcon[umap]'"
     return {
@@ -58,7 +60,7 @@ def run(job: Job, options: Embed) -> dict:
         "num_val": len(chosen),
         "protocol": f"{' and '.join(methods)} of {len(chosen):,} unit embeddings, perplexity "
         f"{_perplexity(options, len(chosen)):g}{said}",
-        "lines": [f"saved {options.save}"] if options.save is not None else [],
+        "lines": [f"features and places of the images: {options.save}"] if options.save is not None else [],
     }
 
 
@@ -135,11 +137,5 @@ def _save(
     """features_NAME [n, D], labels, ids, classes, and places_NAME_METHOD [n, 2] in one file, whole or not at all."""
     arrays = {f"features_{name}": x.numpy() for name, x in features.items()}
     arrays |= {f"places_{one['checkpoint']}_{one['method']}": np.array(one["places"]) for one in maps}
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(aside, "wb") as file:
-            np.savez_compressed(file, labels=labels, ids=ids, classes=np.array(classes), **arrays)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"--save {path} cannot be written ({error.strerror})") from None
+    with whole_file(path, "give another place with --save") as aside, open(aside, "wb") as file:
+        np.savez_compressed(file, labels=labels, ids=ids, classes=np.array(classes), **arrays)

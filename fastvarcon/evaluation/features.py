@@ -1,15 +1,14 @@
 """Features of images under a frozen encoder: extracted once, by all processes, and cached.
 
-The batches are cut the same way for every number of processes: batch b is images 256 b to 256 b + 255, and a process
-takes a run of whole batches. So an image is computed with the same neighbours wherever that happens, no image is
-repeated to fill a batch, and the features are those of one process.
+The batches are cut the same way for every number of processes: batch b is images 256 b to 256 b + 255 (fewer at a time
+where they are large), and a process takes a run of whole batches. So an image is computed with the same neighbours
+wherever that happens, no image is repeated to fill a batch, and the features are those of one process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +23,19 @@ from torch import Tensor
 import fastvarcon
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Backend
-from fastvarcon.data.class_names import class_numbers, relabel
+from fastvarcon.data.class_names import class_numbers
 from fastvarcon.data.loader import Loader
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.images import Images, eval_spec
 from fastvarcon.evaluation.processes import Processes
 from fastvarcon.evaluation.target import Target
 from fastvarcon.progress import Counter
+from fastvarcon.terminal import warn
+from fastvarcon.whole_file import NotWritten, whole_file
 
 __all__ = ["BATCH", "Extractor", "Features", "check_labels", "check_pair", "counts", "eval_spec", "extract"]
-BATCH = 256  # images at a time
+BATCH, BATCH_SIDE = 256, 512
+"""Images at a time, fewer where they are larger than so many pixels."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,6 @@ class Features:
     labels: Tensor
     """[n] int64."""
     classes: list[str]
-
-    def of_classes(self, classes: list[str]) -> Features:
-        """The same rows, their labels numbered as in `classes`, by name. Raises UserError for a name that it lacks."""
-        return Features(self.x, torch.from_numpy(relabel(self.labels.numpy(), self.classes, classes)), classes)
 
 
 @torch.no_grad()
@@ -121,14 +119,17 @@ class Extractor:
         backend = self.open(order)
         try:
             path = self._cache_path(order, digest, backend)
-            stored = _load(path) if path is not None else None
-            if stored is None:
+            labels = torch.from_numpy(np.asarray(backend.labels, dtype=np.int64))
+            x = _load(path, len(labels)) if path is not None else None
+            if x is None:
                 self._processes.send(order)
-                x = self._processes.gather_rows(self._extract(order, backend), _bounds(len(backend), self._processes))
-                stored = x, torch.from_numpy(np.asarray(backend.labels, dtype=np.int64))
+                x = self._processes.gather_rows(
+                    self._extract(order, backend), _bounds(len(backend), order, self._processes)
+                )
+                check_finite(x, order)
                 if path is not None:
-                    _store(path, *stored)
-            return Features(*stored, backend.classes)
+                    self._keep(path, x, labels)
+            return Features(x, labels, backend.classes)
         finally:
             backend.close()
 
@@ -144,7 +145,7 @@ class Extractor:
     def _extract(self, order: Order, backend: Backend) -> Tensor:
         """Features of this process's images."""
         encoder, _ = self.encoder(order.target, order.data.size)
-        first, last = _bounds(len(backend), self._processes)[self._processes.rank]
+        first, last = _bounds(len(backend), order, self._processes)[self._processes.rank]
         if first == last:
             return torch.zeros(0, 0)
         name = order.images.path.name if order.images.corruption is None else order.images.corruption
@@ -152,7 +153,7 @@ class Extractor:
         loader = Loader(
             backend,
             order.images.spec(order.data),
-            global_batch=BATCH,
+            global_batch=batch_of(order.data),
             train=False,
             subset=np.arange(first, last),
             seed=order.images.seed,
@@ -170,35 +171,59 @@ class Extractor:
             return None
         clipped = "|clipped" * (order.data.interpolation != "bilinear")  # earlier versions did not
         recipe = f"{fastvarcon.__version__}|{backend.fingerprint}|{eval_spec(order.data)}{clipped}"
-        self._cache.mkdir(parents=True, exist_ok=True)
-        for other in self._cache.glob("*.safetensors"):
-            if not other.name.startswith(digest[:16]):  # of an earlier encoder: nobody will ask for it again
-                other.unlink(missing_ok=True)
         return self._cache / f"{digest[:16]}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
 
+    def _keep(self, path: Path, x: Tensor, labels: Tensor) -> None:
+        """In the cache, in the place of features of an earlier encoder, which nobody will ask for again."""
+        try:
+            with whole_file(path) as aside:
+                for other in path.parent.glob("*.safetensors"):
+                    if not other.name.startswith(path.name[:16]):
+                        other.unlink(missing_ok=True)
+                try:
+                    save_file({"x": x, "labels": labels}, aside)
+                except SafetensorError as error:  # a full disk, say
+                    raise OSError(str(error)) from None
+        except NotWritten as error:
+            warn(f"{error}; the features are not kept, the next evaluation will make them again")
 
-def _bounds(count: int, processes: Processes) -> list[tuple[int, int]]:
+
+def batch_of(data: DataConfig) -> int:
+    """Images at a time, so that their views take 200 MB at most."""
+    return max(1, min(BATCH, BATCH * BATCH_SIDE**2 // data.size**2))
+
+
+def _bounds(count: int, order: Order, processes: Processes) -> list[tuple[int, int]]:
     """First and last + 1 image of every process: whole batches, shared as evenly as they go."""
-    batches, world = -(-count // BATCH), processes.world_size
-    cuts = [min(count, BATCH * (batches * rank // world)) for rank in range(world + 1)]
+    size, world = batch_of(order.data), processes.world_size
+    batches = -(-count // size)
+    cuts = [min(count, size * (batches * rank // world)) for rank in range(world + 1)]
     return list(itertools.pairwise(cuts))
 
 
-def _load(path: Path) -> tuple[Tensor, Tensor] | None:
-    if not path.exists():
-        return None
+def _load(path: Path, count: int) -> Tensor | None:
+    """Features of `count` images; None where they are not kept, or their file is damaged: they are made again."""
     try:
-        stored = load_file(path)
-        return stored["x"], stored["labels"]
-    except (SafetensorError, KeyError, OSError):
-        path.unlink(missing_ok=True)  # torn by a crash of the disk: extract again
+        x = load_file(path)["x"] if path.exists() else None
+    except (SafetensorError, KeyError, OSError, ValueError, RuntimeError):
         return None
+    whole = x is not None and x.ndim == 2 and len(x) == count and x.dtype == torch.float32 and _is_finite(x).all()
+    return x if whole else None
 
 
-def _store(path: Path, x: Tensor, labels: Tensor) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file({"x": x, "labels": labels}, aside)
-    aside.replace(path)
+def check_finite(x: Tensor, order: Order) -> None:
+    """Raise UserError, with the first image, for features [n, D] that are not finite, or too large to have a length."""
+    bad = (~_is_finite(x)).nonzero()[:, 0]
+    if len(bad):
+        raise UserError(
+            f"{order.target.title} makes features that are not finite of {len(bad):,} of the {len(x):,} images in "
+            f"{order.images.path}, image {int(bad[0])} first: its weights are damaged or overflow, give others"
+        )
+
+
+def _is_finite(x: Tensor) -> Tensor:
+    """[n] bool: the length of a row of [n, D] is a number."""
+    return torch.linalg.vector_norm(x, dim=1).isfinite()
 
 
 def check_pair(train: Features | Backend, val: Features | Backend) -> None:

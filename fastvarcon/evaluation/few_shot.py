@@ -6,8 +6,6 @@ Features have length 1. There are no images to choose a penalty on, so it is fix
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,8 +29,7 @@ def run(job: Job, options: FewShot) -> dict:
     if options.against is not None:
         other = resolve(options.against, options.against_weights)
         title = other.title if other.title not in pairs else f"{other.title} (against)"
-        x, val_x = (job.features(images, other).x for images in (job.train_images, job.val_images))
-        pairs[title] = dataclasses.replace(train, x=x), dataclasses.replace(val, x=val_x)
+        pairs[title] = job.pair(target=other)
     fewest = int(train.labels.unique(return_counts=True)[1].min())
     shots = [m for m in sorted(set(options.shots)) if m <= fewest]
     if not shots:

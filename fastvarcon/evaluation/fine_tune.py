@@ -16,9 +16,8 @@ import torch.nn.functional as F
 
 from fastvarcon.data.backends import Backend
 from fastvarcon.data.loader import Loader
-from fastvarcon.data.pairing import Relabelled
 from fastvarcon.errors import UserError
-from fastvarcon.evaluation.features import BATCH
+from fastvarcon.evaluation.features import batch_of
 from fastvarcon.evaluation.images import Images, eval_spec
 from fastvarcon.evaluation.job import Job
 from fastvarcon.evaluation.logistic import HELD_BACK
@@ -39,7 +38,6 @@ def fine_tune(job: Job, train_images: Images, val_images: Images, num_classes: i
         train, val = (one.open(job.workers, job.device, job.data) for one in (train_images, val_images))
         opened.callback(train.close)
         opened.callback(val.close)
-        val = Relabelled(val, train.classes)
         labels = torch.from_numpy(np.asarray(train.labels, dtype=np.int64))
         parts = stratified_split(labels, HELD_BACK, torch.Generator().manual_seed(options.seed))
         if len(parts[0]) < 2:
@@ -92,7 +90,8 @@ def _trained(
 def _score(job: Job, network: nn.Module, backend: Backend, ids: np.ndarray) -> float:
     """Accuracy on the evaluation views of the images `ids`."""
     hits = 0.0
-    with Loader(backend, eval_spec(job.data), global_batch=BATCH, train=False, subset=ids, device=job.device) as loader:
+    batch = batch_of(job.data)
+    with Loader(backend, eval_spec(job.data), global_batch=batch, train=False, subset=ids, device=job.device) as loader:
         for views, labels, _ in loader:
             hits += top_k(network(views), labels, 1) * len(labels)
     return hits / len(ids)

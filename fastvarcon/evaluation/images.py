@@ -11,6 +11,8 @@ import torch
 from fastvarcon.config import DataConfig
 from fastvarcon.data.backends import Backend, open_backend
 from fastvarcon.data.loader import ViewSpec
+from fastvarcon.data.pairing import Relabelled
+from fastvarcon.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,25 @@ class Images:
     """Of the augmentation."""
     seed: int = 0
     """Of the augmentation or corruption."""
+    classes: tuple[str, ...] | None = None
+    """Names in whose order labels are numbered; None: those of the files."""
 
     def open(self, workers: int, device: torch.device, data: DataConfig) -> Backend:
-        """Raises UserError for files that cannot be read."""
+        """Raises UserError for files that cannot be read, or whose classes are not those asked for."""
+        backend = self._open(workers, device, data)
+        if self.classes is None or backend.classes == list(self.classes):
+            return backend
+        try:
+            return Relabelled(backend, list(self.classes))
+        except UserError as error:
+            backend.close()
+            raise UserError(f"{self.path}: {error}") from None
+
+    def _open(self, workers: int, device: torch.device, data: DataConfig) -> Backend:
         if self.backend == "cifar-c":
             from fastvarcon.evaluation.corrupted_sets import CifarC
 
-            return CifarC(self.path, str(self.corruption), self.severity)
+            return CifarC(self.path, str(self.corruption), self.severity, self.classes)
         backend = open_backend(self.backend, self.path, workers, device=device if self.corruption is None else "cpu")
         if self.corruption is None:
             return backend

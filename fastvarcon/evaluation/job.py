@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import glob
 import importlib
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 
 from fastvarcon import bus_error
 from fastvarcon.config import DataConfig
+from fastvarcon.config_checks import check_views
 from fastvarcon.data.backends import Backend
 from fastvarcon.data.class_names import relabel, without_images
 from fastvarcon.data.content import Content
@@ -25,7 +26,10 @@ from fastvarcon.evaluation.images import Images
 from fastvarcon.evaluation.options import EVALUATIONS, EvalData, EvalOptions
 from fastvarcon.evaluation.processes import Processes
 from fastvarcon.evaluation.target import Target, resolve
-from fastvarcon.run_folder import RunFolder, write_json
+from fastvarcon.json_file import write_json
+from fastvarcon.run_folder import OUT, RunFolder
+from fastvarcon.terminal import warn
+from fastvarcon.whole_file import NotWritten
 
 PIXEL_SIDE = 32  # raw-pixel features are views of at most this side
 
@@ -48,6 +52,8 @@ class Job:
     """The held-out images may be the training images."""
     notes: list[str] = field(default_factory=list)
     """What was said about the data."""
+    files: list[Callable[[], None]] = field(default_factory=list)
+    """An evaluation appends how to write the files that it was asked for; that happens after its scores are shown."""
 
     @property
     def train_images(self) -> Images:
@@ -75,27 +81,33 @@ class Job:
         """Of this encoder, or of another target at the same views."""
         return self.extractor.features(Order(target or self.target, images, self.data))
 
-    def pair(self, train: Images | None = None, val: Images | None = None) -> tuple[Features, Features]:
-        """Features of the training and of the held-out images, both under the class numbers of training.
+    def pair(
+        self, train: Images | None = None, val: Images | None = None, target: Target | None = None
+    ) -> tuple[Features, Features]:
+        """Features of the training and of the held-out images, both under the class numbers of training."""
+        images = self.alike(train or self.train_images, val or self.val_images)
+        return self.features(images[0], target), self.features(images[1], target)
 
-        What does not fit together, labels, classes or the same images in both, is found before any is decoded.
+    def alike(self, train: Images, val: Images) -> tuple[Images, Images]:
+        """Both, the labels of the held-out images in the numbers of the training images: classes meet by their names.
+
+        Raises:
+            UserError: unlabelled images, classes that training lacks, the same images in both. None is decoded.
         """
-        images = train or self.train_images, val or self.val_images
         with contextlib.ExitStack() as opened:
             backends: list[Backend] = []
-            for one in images:
+            for one in (train, val):
                 backends.append(self.extractor.open(Order(self.target, one, self.data)))
                 opened.callback(backends[-1].close)
             check_pair(*backends)
-            if train is None:
-                self._say(self._other_images(backends[0].content, images[0].path))
-            contents, paths = (backends[0].content, backends[1].content), (images[0].path, images[1].path)
-            self._say(check_overlap(*contents, paths, "--allow-same", self.allow_same))
+            contents = backends[0].content, backends[1].content
+            if train.path == self.data.train:
+                self._note(self._other_images(contents[0], train.path))
+            self._note(check_overlap(*contents, (train.path, val.path), "--allow-same", self.allow_same))
             for backend, what in zip(backends, ("training images", "held-out images"), strict=True):
                 labels = relabel(backend.labels, backend.classes, backends[0].classes)
-                self._say(without_images(labels, backends[0].classes, what))
-        made = self.features(images[0])
-        return made, self.features(images[1]).of_classes(made.classes)
+                self._note(without_images(labels, backends[0].classes, what))
+            return train, dataclasses.replace(val, classes=tuple(backends[0].classes))
 
     def _other_images(self, content: Content, path: Path) -> str | None:
         """A line if these are not the images that the run was trained on."""
@@ -106,10 +118,10 @@ class Job:
             return None
         return f"{path} does not hold the images that {run} was trained on ({'; '.join(differences)})"
 
-    def _say(self, line: str | None) -> None:
+    def _note(self, line: str | None) -> None:
         if line is not None and line not in self.notes:
             self.notes.append(line)
-            print(f"warning: {line}", file=sys.stderr, flush=True)
+            warn(line)
 
     def val(self) -> Features:
         """Features of the held-out images, checked to be labelled."""
@@ -123,8 +135,53 @@ class Job:
         return None if self.target.kind == "pixels" else self.extractor.encoder(self.target, self.data.size)[1]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Figures that are not yet on disk."""
+
+    out: Path
+    stem: str
+    """Of eval/STEM.json."""
+    figures: dict
+    files: list[Callable[[], None]]
+    """Write what the evaluation was asked to keep besides its figures."""
+
+    def store(self) -> list[str]:
+        """Write eval/STEM.json, the other files, and the headline into the summary of a run, if it has one.
+
+        Returns what a user should know of a summary that is left as it is.
+
+        Raises:
+            NotWritten: the system refused.
+        """
+        write_json(self.out / "eval" / f"{self.stem}.json", self.figures, OUT)
+        for write in self.files:
+            write()
+        if self.figures["features"] == "encoder" and "top1" in self.figures:
+            try:
+                RunFolder(self.out).update_summary({f"{self.stem.replace('-', '_')}_top1": self.figures["top1"]})
+            except NotWritten:
+                raise
+            except UserError as error:  # damaged: the score has its own file
+                return [str(error)]
+        return []
+
+
 def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict] | None:
-    """Run evaluation `name` and write eval/NAME.json. Returns it on the first process, None on the others.
+    """`measure` and store what it found. Returns the folder and the figures on the first process, None on the others.
+
+    Raises:
+        UserError: as `measure`; NotWritten: the figures cannot be written.
+    """
+    measured = measure(name, options, command)
+    if measured is None:
+        return None
+    measured.store()
+    return measured.out, measured.figures
+
+
+def measure(name: str, options: EvalOptions, command: str) -> Measured | None:
+    """Run evaluation `name`. Returns its figures on the first process, None on the others.
 
     Raises:
         UserError: for flags, files and weights that do not fit.
@@ -156,11 +213,7 @@ def evaluate(name: str, options: EvalOptions, command: str) -> tuple[Path, dict]
             "seconds": round(time.perf_counter() - start, 3),
             **({"warnings": job.notes} if job.notes else {}),
         }
-        stem = name + options.stem
-        write_json(job.out / "eval" / f"{stem}.json", result)
-        if options.features == "encoder" and "top1" in figures:
-            RunFolder(job.out).update_summary({f"{stem.replace('-', '_')}_top1": figures["top1"]})
-        return job.out, result
+        return Measured(job.out, name + options.stem, result, job.files)
 
 
 def open_job(options: EvalOptions, processes: Processes) -> Job:
@@ -195,6 +248,5 @@ def data_settings(target: Target, flags: EvalData) -> DataConfig:
     if "backend" not in given and base.backend == "resident":
         given["backend"] = "cpu"
     data = dataclasses.replace(base, **given)
-    if data.eval_resize < data.size:
-        raise UserError(f"--data.eval-resize ({data.eval_resize}) must be at least --data.size ({data.size})")
+    check_views(data)
     return data

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 
+import torch
 from torch import Tensor
+
+Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
@@ -13,10 +16,13 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 
 def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of the rows of logits [n, C] whose label is among the k largest."""
+    """Share of the rows of logits [n, C] whose label is among the k largest; of equal ones the smaller class leads."""
     if k == 1:
-        return accuracy(logits.argmax(1), labels)
-    return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean().item()
+        return accuracy(logits.argmax(1), labels)  # argmax takes the first of equal maxima
+    own = logits.gather(1, labels[:, None])
+    before = torch.arange(logits.shape[1], device=labels.device) < labels[:, None]
+    ahead = (logits > own) | ((logits == own) & before)
+    return (ahead.sum(1) < k).double().mean().item()
 
 
 def mean_std(values: list[float]) -> tuple[float, float | None]:
@@ -30,3 +36,15 @@ def interval95(values: list[float]) -> tuple[float, float]:
 
     error = statistics.stdev(values) / math.sqrt(len(values))
     return statistics.mean(values), float(t.ppf(0.975, len(values) - 1)) * error
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of an accuracy that was measured on `count` images (Wilson 1927).
+
+    It is what other held-out images of the same kind could have shown. On the same images two machines, or two
+    trainings, may differ by less or by more.
+    """
+    square = Z95**2 / count
+    middle = share + square / 2
+    half = Z95 * math.sqrt((share * (1 - share) + square / 4) / count)
+    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))

@@ -9,30 +9,28 @@ resnet50, timm/vit_tiny_patch16_224  an architecture, with --weights FILE.safete
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn as nn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load
 from torch import Tensor
 
-from fastvarcon.config import Config, DataConfig
+from fastvarcon.config import WIDEST, Config, DataConfig
 from fastvarcon.errors import UserError
-from fastvarcon.models.encoders import ENCODERS, Encoder, build_encoder, identify_encoder
+from fastvarcon.models.encoders import ENCODERS, Encoder, build_encoder, build_spec, identify_encoder
 from fastvarcon.models.exported import EXPORT_FILE, HEADER, EncoderSpec, find_encoder
 from fastvarcon.models.timm_encoders import create_timm
+from fastvarcon.models.weights import filled, first_line, metadata_in, read_tensors
 from fastvarcon.run_folder import CHECKPOINT_FILE
 
 RANDOM_SEED = 0
 """Of the weights of `--weights random`."""
 CHECKPOINT_PREFIX = "/model/encoder."
 """Where a checkpoint of the trainer keeps the encoder's tensors."""
-
-CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "AuxLogits.", "aux")
-"""Names of tensors that features do without."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,11 @@ class Target:
             encoder, digest = _from_architecture(self.architecture, self.path)
         encoder.eval()
         try:
-            with torch.no_grad():
-                shape = encoder(torch.zeros(1, 3, size, size)).flatten(1).shape
+            shape = _shape_of_features(encoder, size)
         except Exception as error:
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f"{self.title} does not take images of {size} x {size} pixels ({reason}): give another --data.size"
+                f"{self.title} does not take images of {size} x {size} pixels ({first_line(error)}): "
+                "give another --data.size"
             ) from None
         if shape[1] == 0:
             raise UserError(f"{self.title} makes no features of images of {size} x {size} pixels: give a --data.size")
@@ -155,11 +152,15 @@ def _at(path: Path) -> Target:
 
 
 def _is_export(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return HEADER in (file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not a whole .safetensors file ({error})") from None
+    return HEADER in metadata_in(path)
+
+
+@torch.no_grad()
+def _shape_of_features(encoder: nn.Module, size: int) -> torch.Size:
+    """Of one image. Without memory or work: the network's tensors are replaced by their shapes."""
+    shapes = {name: tensor.to("meta") for name, tensor in encoder.state_dict(keep_vars=True).items()}
+    made = torch.func.functional_call(encoder, shapes, torch.zeros(1, 3, size, size, device="meta"))
+    return made.flatten(1).shape
 
 
 def torchvision_names() -> list[str]:
@@ -176,51 +177,44 @@ def _timm_names() -> list[str]:
     return timm.list_models()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    try:
-        content = path.read_bytes()
-        return load(content), hashlib.sha256(content).hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not a whole .safetensors file ({error})") from None
-
-
 def _from_checkpoint(folder: Path) -> tuple[nn.Module, str]:
     spec = EncoderSpec.of_config(Config.load(folder.parent.parent / "config.json"))
-    tensors, digest = _read(folder / CHECKPOINT_FILE)
+    tensors, digest = read_tensors(folder / CHECKPOINT_FILE)
     state = {
         name[len(CHECKPOINT_PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(CHECKPOINT_PREFIX)
     }
-    encoder = build_encoder(spec.encoder, width=spec.width, small_images=spec.small_images, size=spec.size)
-    return _filled(encoder, state, folder), digest
+    return _filled(lambda: build_spec(spec), state, folder), digest
 
 
 def _from_file(path: Path) -> tuple[nn.Module, str]:
-    state, digest = _read(path)
+    state, digest = read_tensors(path)
     return _filled(resnet_like(state, path), state, path), digest
 
 
-def resnet_like(state: dict[str, Tensor], origin: Path) -> Encoder:
-    """A ResNet of the depth, width and stem that the tensors of `state` have."""
+def resnet_like(state: Mapping[str, Tensor], origin: Path) -> Callable[[], Encoder]:
+    """Builds a ResNet of the depth, width and stem that the tensors of `state` have."""
     blocks = "Bottleneck" if "layer1.0.conv3.weight" in state else "BasicBlock"
     depth = tuple(
         len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
     )
+    stem = state["conv1.weight"].shape if "conv1.weight" in state else ()
     for name, (block, layers) in ENCODERS.items():
-        if (block.__name__, tuple(layers)) == (blocks, depth) and "conv1.weight" in state:
-            stem = state["conv1.weight"]
-            return build_encoder(name, width=stem.shape[0] / 64, small_images=stem.shape[-1] == 3)
+        if (block.__name__, tuple(layers)) == (blocks, depth) and len(stem) == 4 and 0 < stem[0] <= 64 * WIDEST:
+            return partial(build_encoder, name, width=stem[0] / 64, small_images=stem[3] == 3)
     raise UserError(
         f"{origin} does not hold a ResNet of fastvarcon or torchvision: give the model's name, and this as --weights"
     )
 
 
 def _from_architecture(name: str, weights: Path | None) -> tuple[nn.Module, str]:
-    torch.manual_seed(RANDOM_SEED)
-    encoder = _torchvision(name) if name in torchvision_names() else create_timm(name)
+    def build() -> nn.Module:
+        return _torchvision(name) if name in torchvision_names() else create_timm(name)
+
     if weights is None:
-        return encoder, hashlib.sha256(f"random {name} {RANDOM_SEED} torch {torch.__version__}".encode()).hexdigest()
-    state, digest = _read(weights)
-    return _filled(encoder, state, weights), digest
+        torch.manual_seed(RANDOM_SEED)
+        return build(), hashlib.sha256(f"random {name} {RANDOM_SEED} torch {torch.__version__}".encode()).hexdigest()
+    state, digest = read_tensors(weights)
+    return _filled(build, state, weights), digest
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -236,16 +230,10 @@ def _torchvision(name: str) -> nn.Module:
     return network
 
 
-def _filled(encoder: nn.Module, state: dict[str, Tensor], origin: Path) -> nn.Module:
-    """`encoder` with the tensors of `state`; those of a classifier may be left over, none may be missing."""
+def _filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor], origin: Path) -> nn.Module:
     try:
-        missing, unexpected = encoder.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(f"{origin} does not fit the architecture ({reason})") from None
-    if missing:
-        raise UserError(f"{origin} lacks {len(missing)} tensors of the architecture, {missing[0]} among them")
-    foreign = [name for name in unexpected if not name.startswith(CLASSIFIERS)]
-    if foreign:
-        raise UserError(f"{origin} has {len(foreign)} tensors that the architecture lacks, {foreign[0]} among them")
-    return encoder
+        return filled(build, state)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{origin} {error}: give the weights of this very network") from None

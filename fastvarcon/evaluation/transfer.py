@@ -40,6 +40,7 @@ def run(job: Job, options: Transfer) -> dict:
 
 
 def _dataset(job: Job, options: Transfer, train_images: Images, val_images: Images) -> dict:
+    train_images, val_images = job.alike(train_images, val_images)
     train, val = job.pair(train_images, val_images)
     num_classes = len(train.classes)
     chosen = logistic.fit_chosen(train.x.to(job.device), train.labels.to(job.device), num_classes, options.seed)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from fastvarcon.config import Config
-from fastvarcon.models.exported import EXPORT_FILE, EncoderSpec, find_encoder
+from fastvarcon.models.exported import EXPORT_FILE, EncoderSpec
 from fastvarcon.progress import format_seconds
-from fastvarcon.reporting.tables import LOSS_TITLES, ScoreRow, percent, score_rows
-from fastvarcon.run_folder import RunFolder, read_json
+from fastvarcon.reporting.scored import Scored
+from fastvarcon.reporting.tables import ScoreRow, between, percent, score_rows
+from fastvarcon.reporting.titles import LOSS_TITLES
+from fastvarcon.visible import visible
 
 FASTVARCON = """\
 from fastvarcon import load_encoder
@@ -35,22 +36,22 @@ encoder = onnxruntime.InferenceSession("{folder}/encoder.onnx")
 """
 
 
-def model_card(run: Path, spec: EncoderSpec, feature_dim: int, target: str, folder: str, command: str) -> str:
-    """README.md of the export of `run` to `target` as folder `folder`."""
-    config = Config.load(run / "config.json")
-    scores = score_rows(run)
+def model_card(
+    scored: Scored, config: Config, spec: EncoderSpec, feature_dim: int, target: str, folder: str, command: str
+) -> str:
+    """README.md of the export of a run to `target` as folder `folder`."""
     parts = [
-        _front_matter(run, config, spec) if target == "hub-folder" else "",
+        _front_matter(scored, config, spec) if target == "hub-folder" else "",
         f"# {spec.encoder}, {LOSS_TITLES[config.loss.name]}\n",
         _what(spec, feature_dim, config),
         "## Use\n",
         *(f"```python\n{code}```\n" for code in _snippets(spec, target, folder)),
         _preparation(spec),
-        _scores(scores),
-        _training(run),
-        f"Exported by `{command}`.\n",
+        _scores(score_rows(scored)),
+        _training(scored.summary),
+        f"Exported by `{visible(command)}`.\n",
         "## All settings of the training\n",
-        "```\n" + "".join(f"--{key} {value}\n" for key, value in config.flat().items()) + "```\n",
+        "```\n" + "".join(f"--{key} {visible(str(value))}\n" for key, value in config.flat().items()) + "```\n",
     ]
     return "\n".join(part for part in parts if part)
 
@@ -87,38 +88,49 @@ def _scores(scores: list[ScoreRow]) -> str:
     if not scores:
         return "## Scores\n\nNone were taken before the export.\n"
     rows = [
-        f"| {row.what} | {percent(row.top1, row.spread)} | {'' if row.top5 is None else percent(row.top5)} | "
-        f"{row.num_val:,} | {row.protocol} | `{row.command}` |"
+        (
+            _cell(row.what),
+            percent(row.top1, row.spread),
+            between(row.interval),
+            "" if row.top5 is None else percent(row.top5),
+            f"{row.num_val:,}",
+            _cell(row.protocol),
+            f"`{_cell(row.command)}`",
+        )
         for row in scores
     ]
-    head = "| score | top-1 | top-5 | held-out images | protocol | command |\n|---|---|---|---|---|---|"
-    return "## Scores\n\n" + "\n".join([head, *rows]) + "\n"
+    head = ("score", "top-1", "95 % interval", "top-5", "held-out images", "protocol", "command")
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *rows)]
+    return "## Scores\n\n" + "\n".join(lines) + "\n"
 
 
-def _training(run: Path) -> str:
-    summary = RunFolder(run).read_summary()
+def _cell(text: str) -> str:
+    """Of a table in Markdown."""
+    return visible(text).replace("|", "\\|")
+
+
+def _training(summary: dict | None) -> str:
     if summary is None:
         return "## Training\n\nNot finished when this was exported.\n"
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return (
         f"## Training\n\n{summary['epochs']} epochs, global batch {summary['global_batch']}, "
         f"{summary['world_size']} process(es) on {summary['device_name']}, {format_seconds(summary['seconds'])} "
-        f"of training, final loss {summary['final_loss']:.4f}. Versions: {versions}.\n\n    {summary['command']}\n"
+        f"of training, final loss {summary['final_loss']:.4f}. Versions: {versions}.\n\n"
+        f"    {visible(summary['command'])}\n"
     )
 
 
-def _front_matter(run: Path, config: Config, spec: EncoderSpec) -> str:
+def _front_matter(scored: Scored, config: Config, spec: EncoderSpec) -> str:
     """The YAML that the hub reads. JSON is YAML too, and quotes whatever a path or a command may hold."""
-    digest = hashlib.sha256(find_encoder(run)[1].read_bytes()).hexdigest()
-    scores = [read_json(path) for path in sorted((run / "eval").glob("*.json"))]
     results = [
         {
             "task": {"type": "image-classification"},
             "dataset": {"name": _name(config.data.val), "type": _name(config.data.val)},
             "metrics": [{"type": "accuracy", "name": f"{score['name']} top-1", "value": score["top1"]}],
         }
-        for score in scores
-        if score.get("encoder_sha256") == digest and "top1" in score  # of this encoder: not of pixels, nor an earlier
+        for stem, score in sorted(scored.scores.items())
+        if "top1" in score and score["features"] == "encoder" and stem not in scored.stale
     ]
     fields: dict[str, object] = {
         "library_name": "timm" if spec.is_stock else "fastvarcon",

@@ -8,81 +8,109 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import secrets
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastvarcon.config import TIMM, Config
 from fastvarcon.errors import UserError
 from fastvarcon.export.card import model_card
+from fastvarcon.json_file import write_json
 from fastvarcon.models.encoders import Encoder, load_encoder
 from fastvarcon.models.exported import EXPORT_FILE, EncoderSpec, find_encoder
-from fastvarcon.run_folder import write_json
+from fastvarcon.reporting.scored import Scored, read_scored
+from fastvarcon.whole_file import may_write, write_text
 
 ONNX_FILE = "encoder.onnx"
 
 
-def export_run(run: Path, target: str, out: Path, command: str) -> None:
+def export_run(run: Path, target: str, out: Path, command: str) -> list[str]:
     """Write the encoder of the run folder `run` to the new folder `out`.
 
     Args:
         target: one of TARGETS.
         command: what the user typed, for the card.
 
+    Returns:
+        A line for each file of the run that was left out, as it is damaged.
+
     Raises:
         UserError: no such encoder, a network that the target does not have, a missing package, or `out` in use.
+        NotWritten: the system refused to write.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists: remove it or give another folder")
-    spec, _ = find_encoder(run)
-    encoder = load_encoder(run)
-    aside = out.with_name(out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    source = Source(run, Config.load(run / "config.json"), find_encoder(run)[0], load_encoder(run), read_scored(run))
+    aside = out.with_name(f"{out.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        aside.mkdir(parents=True)
-        weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-        save_file(weights, aside / EXPORT_FILE, spec.header())
-        (aside / EXPORT_FILE).chmod(0o644)  # safetensors makes files that only their owner can read
-        TARGETS[target](run, spec, encoder, aside)
-        (aside / "README.md").write_text(model_card(run, spec, encoder.feature_dim, target, out.name, command), "utf-8")
-        if out.exists():
-            out.rmdir()
-        aside.rename(out)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({error.strerror or error}): give another folder") from None
+        with may_write(out, "give another folder with --out"):
+            aside.mkdir(parents=True)
+            _save(source, aside)
+            TARGETS[target](source, aside)
+            dim = source.encoder.feature_dim
+            card = model_card(source.scored, source.config, source.spec, dim, target, out.name, command)
+            write_text(aside / "README.md", card)
+            if out.exists():
+                out.rmdir()
+            aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    return list(source.scored.problems)
 
 
-def _safetensors(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
-    _same_features(encoder, load_encoder(out), spec)
+@dataclass(frozen=True)
+class Source:
+    """What is exported."""
+
+    run: Path
+    config: Config
+    spec: EncoderSpec
+    encoder: Encoder
+    scored: Scored
 
 
-def _torchvision(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
-    _require_stock(spec, "torchvision")
-    stock = getattr(torchvision.models, spec.encoder)(weights=None)
+def _save(source: Source, out: Path) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in source.encoder.state_dict().items()}
+    try:
+        save_file(weights, out / EXPORT_FILE, source.spec.header())
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from None
+    (out / EXPORT_FILE).chmod(0o644)  # safetensors makes files that only their owner can read
+
+
+def _safetensors(source: Source, out: Path) -> None:
+    _same_features(source.encoder, load_encoder(out), source.spec)
+
+
+def _torchvision(source: Source, out: Path) -> None:
+    _require_stock(source.spec, "torchvision")
+    stock = getattr(torchvision.models, source.spec.encoder)(weights=None)
     stock.fc = nn.Identity()
     stock.load_state_dict(load_file(out / EXPORT_FILE), strict=True)
-    _same_features(encoder, stock.eval(), spec)
+    _same_features(source.encoder, stock.eval(), source.spec)
 
 
-def _timm(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
-    _require_stock(spec, "timm")
+def _timm(source: Source, out: Path) -> None:
+    _require_stock(source.spec, "timm")
     try:
         import timm
     except ImportError:
         raise UserError("--to timm proves the export with timm: pip install 'fastvarcon[timm]'") from None
-    write_json(out / "config.json", timm_config(spec, encoder))
-    _same_features(encoder, timm.create_model(f"local-dir:{out.resolve()}", pretrained=True).eval(), spec)
+    write_json(out / "config.json", timm_config(source.spec, source.encoder))
+    _same_features(source.encoder, timm.create_model(f"local-dir:{out.resolve()}", pretrained=True).eval(), source.spec)
 
 
-def _onnx(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
+def _onnx(source: Source, out: Path) -> None:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it)
@@ -90,8 +118,8 @@ def _onnx(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
         raise UserError(f"--to onnx lacks the package {error.name}: pip install 'fastvarcon[onnx]'") from None
     file = out / ONNX_FILE
     torch.onnx.export(
-        encoder,
-        (_images(spec),),
+        source.encoder,
+        (_images(source.spec),),
         file,
         input_names=["images"],
         output_names=["features"],
@@ -100,20 +128,20 @@ def _onnx(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
         verbose=False,
     )
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    _same_features(encoder, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), spec)
+    _same_features(source.encoder, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), source.spec)
 
 
-def _hub_folder(run: Path, spec: EncoderSpec, encoder: Encoder, out: Path) -> None:
+def _hub_folder(source: Source, out: Path) -> None:
     # a stock network is a timm model of the hub as well
-    own = timm_config(spec, encoder) if spec.is_stock else dataclasses.asdict(spec)
+    own = timm_config(source.spec, source.encoder) if source.spec.is_stock else dataclasses.asdict(source.spec)
     write_json(out / "config.json", own)
-    Config.load(run / "config.json").save(out / "config.run.json")
-    if (run / "eval").is_dir():
-        shutil.copytree(run / "eval", out / "scores", ignore=lambda _, names: {n for n in names if n[-5:] != ".json"})
-    _same_features(encoder, load_encoder(out), spec)
+    source.config.save(out / "config.run.json")
+    for stem, score in source.scored.scores.items():
+        write_json(out / "scores" / f"{stem}.json", score)
+    _same_features(source.encoder, load_encoder(out), source.spec)
 
 
-TARGETS: dict[str, Callable[[Path, EncoderSpec, Encoder, Path], None]] = {
+TARGETS: dict[str, Callable[[Source, Path], None]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "onnx": _onnx,

@@ -7,19 +7,18 @@ encoder loads into a stock torchvision model.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch.nn as nn
-from safetensors.torch import load
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from fastvarcon.config import RESNETS, TIMM
 from fastvarcon.errors import UserError
-from fastvarcon.models.exported import find_encoder
+from fastvarcon.models.exported import EncoderSpec, find_encoder
 from fastvarcon.models.timm_encoders import build_timm
+from fastvarcon.models.weights import filled, read_tensors
 
 ENCODERS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -109,6 +108,11 @@ def build_encoder(
     return ResNetEncoder(block, layers, width=width, small_images=small_images, zero_init_residual=zero_init_residual)
 
 
+def build_spec(spec: EncoderSpec) -> Encoder:
+    """The encoder that `spec` describes, randomly initialised."""
+    return build_encoder(spec.encoder, width=spec.width, small_images=spec.small_images, size=spec.size)
+
+
 def load_encoder(path: Path | str) -> Encoder:
     """The trained encoder of a run folder or of what `fastvarcon export` wrote, on the CPU, in eval mode.
 
@@ -121,14 +125,13 @@ def load_encoder(path: Path | str) -> Encoder:
 def identify_encoder(path: Path) -> tuple[Encoder, str]:
     """The trained encoder and the SHA-256 of its file, read once: a training may replace the file at any time."""
     spec, weights = find_encoder(path)
-    encoder = build_encoder(spec.encoder, width=spec.width, small_images=spec.small_images, size=spec.size)
-    content = weights.read_bytes()
+    state, digest = read_tensors(weights)
     try:
-        encoder.load_state_dict(load(content))
-    except Exception as error:
-        reason = str(error).splitlines()[0]
+        encoder = filled(lambda: build_spec(spec), state)
+    except ValueError as error:
+        reason = f"it {error}" if not isinstance(error, UserError) else error
         raise UserError(
             f"{weights} does not hold the {spec.encoder} that is written beside or in it ({reason}): "
             "train or export it again"
         ) from None
-    return encoder.eval(), hashlib.sha256(content).hexdigest()
+    return cast(Encoder, encoder.eval()), digest

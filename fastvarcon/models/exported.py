@@ -12,10 +12,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from fastvarcon.config import TIMM, Config, Interpolation
 from fastvarcon.errors import UserError
+from fastvarcon.models.weights import metadata_in
 
 EXPORT_FILE = "model.safetensors"
 HEADER = "fastvarcon"
@@ -84,13 +83,24 @@ def find_encoder(path: Path) -> tuple[EncoderSpec, Path]:
     return spec, weights
 
 
+KEYS = {
+    **{name: f"model.{name}" for name in ("encoder", "width", "small_images")},
+    **{name: f"data.{name}" for name in ("size", "eval_resize", "mean", "std", "interpolation")},
+}
+"""Of the header -> of a run's configuration, whose types and ranges hold for it too."""
+
+
 def _spec_of_export(path: Path) -> EncoderSpec:
     try:
-        with safe_open(path, framework="pt") as file:
-            fields = json.loads(file.metadata()[HEADER])
-        fields |= {name: tuple(map(float, fields[name])) for name in ("mean", "std")}
-        return EncoderSpec(**fields)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        header = metadata_in(path).get(HEADER)
+        if header is None:
+            raise ValueError(f"its header has no {HEADER!r}")
+        fields = json.loads(header)
+        if not isinstance(fields, dict) or fields.keys() != KEYS.keys():
+            raise ValueError(f"its header does not say {', '.join(KEYS)}")
+        return EncoderSpec.of_config(Config.from_flat({KEYS[name]: value for name, value in fields.items()}, path))
+    except (ValueError, RecursionError) as error:
+        reason = "its header is too deeply nested" if isinstance(error, RecursionError) else error
         raise UserError(
-            f"{path} is not an encoder that `fastvarcon export` wrote ({error}): give a run folder or an export of one"
+            f"{path} is not an encoder that `fastvarcon export` wrote ({reason}): give a run folder or an export of one"
         ) from None

@@ -10,41 +10,45 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from html import escape
 from pathlib import Path
 
+import rich.markup
 from rich.table import Table
 
-from fastvarcon.config import read_flat
 from fastvarcon.errors import UserError
+from fastvarcon.json_file import write_json
 from fastvarcon.reporting import charts, page
-from fastvarcon.reporting.tables import KINDS, percent, results, stale, title_of
-from fastvarcon.run_folder import write_json
+from fastvarcon.reporting.page import shown
+from fastvarcon.reporting.scored import Scored
+from fastvarcon.reporting.tables import between, interval_of, percent
+from fastvarcon.reporting.titles import kind_of
+from fastvarcon.terminal import add_row
+from fastvarcon.visible import visible
 
 SEED = "train.seed"
 SAME = 1e-9
 """Scores that are nearer than this are the same: nothing to test against."""
+CAPTION = "mean ± standard deviation over training seeds [95 % interval over held-out images]"
 NOT_COMPARED = frozenset(("out", SEED, "data.workers", "data.prefetch", "data.prefetch_mb", "train.threads"))
 
 
-def compare(runs: list[Path], command: str) -> dict:
+def compare(runs: list[Scored], command: str) -> dict:
     """Scores of each group, and tests between each two. Raises UserError for a folder without scores."""
     groups: dict[tuple, dict] = {}
     for run in runs:
-        found = {stem: result for stem, result in results(run).items() if "top1" in result}
+        found = {stem: score for stem, score in run.scores.items() if "top1" in score}
         if not found:
-            raise UserError(f"{run} has no scores: run `fastvarcon eval linear {run}` first")
-        old = [stem for stem, result in found.items() if stale(run, result)]
-        if old:
-            raise UserError(f"{run}: {old[0]} is of an earlier encoder: run eval again")
-        settings = read_flat(run / "config.json") if (run / "config.json").exists() else {"out": str(run)}
-        key = tuple(sorted((k, str(v)) for k, v in settings.items() if k not in NOT_COMPARED)) or (str(run),)
-        name = title_of(run, next(iter(found.values())))
-        group = groups.setdefault(key, {"name": name, "runs": [], "seeds": [], "by_run": []})
-        group["runs"].append(str(run))
+            raise UserError(f"{run.path} has no scores: run `fastvarcon eval linear {run.path}` first")
+        if old := [stem for stem in found if stem in run.stale]:
+            raise UserError(f"{run.path}: {old[0]} is of an earlier encoder: run eval again")
+        settings = {"out": str(run.path)} if run.config is None else run.config.flat()
+        key = tuple(sorted((k, str(v)) for k, v in settings.items() if k not in NOT_COMPARED)) or (str(run.path),)
+        group = groups.setdefault(key, {"name": run.title_of(next(iter(found))), "runs": [], "seeds": [], "by_run": []})
+        group["runs"].append(str(run.path))
         group["seeds"].append(settings.get(SEED))
-        group["by_run"].append({stem: result["top1"] for stem, result in found.items()})
+        group["by_run"].append({stem: score["top1"] for stem, score in found.items()})
         group.setdefault("settings", settings)
+        group.setdefault("images", {stem: score.get("num_val", 0) for stem, score in found.items()})
     made = list(groups.values())
     _name_apart(made)
     shared = [stem for stem in made[0]["by_run"][0] if all(stem in one for g in made for one in g["by_run"])]
@@ -52,9 +56,11 @@ def compare(runs: list[Path], command: str) -> dict:
         raise UserError("the runs have no score in common: run the same evaluations on each")
     for group in made:
         group["scores"] = {stem: figures([one[stem] for one in group["by_run"]]) for stem in shared}
+        for stem, found in group["scores"].items():
+            found["interval"] = interval_of(stem, {"top1": found["mean"], "num_val": group["images"][stem]})
     tests = [test(one, other, stem) for stem in shared for one, other in itertools.combinations(made, 2)]
     for group in made:
-        del group["settings"]
+        del group["settings"], group["images"]
     return {"groups": made, "scores": shared, "tests": tests, "command": command}
 
 
@@ -105,20 +111,21 @@ def test(one: dict, other: dict, stem: str) -> dict:
 
 
 def compare_table(result: dict) -> Table:
-    table = Table("runs", "n", *(_kind(stem) for stem in result["scores"]))
+    table = Table(
+        "runs", "n", *(rich.markup.escape(visible(_kind(stem))) for stem in result["scores"]), caption=CAPTION
+    )
     for group in result["groups"]:
-        table.add_row(group["name"], str(len(group["runs"])), *(_cell(group, stem) for stem in result["scores"]))
+        add_row(table, group["name"], str(len(group["runs"])), *(_cell(group, stem) for stem in result["scores"]))
     return table
 
 
 def _kind(stem: str) -> str:
-    name = stem.removesuffix("-pixels")
-    return KINDS.get(name, name) + (", pixels" if name != stem else "")
+    return kind_of(stem) + (", pixels" if stem.endswith("-pixels") else "")
 
 
 def _cell(group: dict, stem: str) -> str:
     found = group["scores"][stem]
-    return percent(found["mean"], found["std"])
+    return percent(found["mean"], found["std"]) + (f" [{between(found['interval'])}]" if found["interval"] else "")
 
 
 def write_page(result: dict, path: Path) -> None:
@@ -142,7 +149,7 @@ def write_page(result: dict, path: Path) -> None:
         for row in result["tests"]
     ]
     body = (
-        "<h2>Top-1, mean ± standard deviation over training seeds</h2>"
+        "<h2>Top-1, mean ± standard deviation over training seeds [95 % interval over held-out images]</h2>"
         + page.table(("runs", "n", *map(_kind, result["scores"])), rows)
         + page.pictures(drawn)
         + "<h2>Differences</h2>"
@@ -154,6 +161,6 @@ def write_page(result: dict, path: Path) -> None:
             [(g["name"], ", ".join(g["runs"]), ", ".join(map(str, g["seeds"]))) for g in result["groups"]],
             text_columns=3,
         )
-        + f"<p><code>{escape(result['command'])}</code></p>"
+        + f"<p><code>{shown(result['command'])}</code></p>"
     )
     page.write_page(path, page.page("Runs compared", body))

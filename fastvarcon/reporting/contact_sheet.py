@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +13,8 @@ from fastvarcon.data.augment import NO_SOLARIZE, ViewTable, view_table
 from fastvarcon.data.backends import Backend
 from fastvarcon.errors import UserError
 from fastvarcon.kernels.operations import OPERATIONS
+from fastvarcon.reporting.drawing import fonts
+from fastvarcon.visible import visible
 
 VIEWS = 2
 CELL = 192, 256  # least and largest side of a shown picture, pixels
@@ -56,7 +55,12 @@ def contact_sheet(images: Backend, title: str, *, count: int, policy: str, size:
     width, height = (MARGIN + n * (side + MARGIN) for n, side in zip((columns, rows), block, strict=True))
     sheet = Image.new("RGB", (width, height + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN // 2), f"{title}: policy {policy}, views of {size} px, seed {seed}", INK, _font(15, True))
+    draw.text(
+        (MARGIN, MARGIN // 2),
+        f"{visible(title)}: policy {policy}, views of {size} px, seed {seed}",
+        INK,
+        _font(15, True),
+    )
     for i in range(count):
         left = MARGIN + i % columns * (block[0] + MARGIN)
         top = 2 * MARGIN + i // columns * (block[1] + MARGIN)
@@ -120,8 +124,12 @@ def _framed(pixels: np.ndarray, boxes: list[list[float]], cell: int) -> Image.Im
     scale_y, scale_x = picture.height / pixels.shape[0], picture.width / pixels.shape[1]
     draw = ImageDraw.Draw(picture)
     for (y, x, h, w), colour in zip(boxes, COLOURS, strict=True):
-        edges = (x * scale_x, y * scale_y, (x + w) * scale_x - 1, (y + h) * scale_y - 1)
-        draw.rectangle(edges, outline=colour, width=2)
+        left, top = x * scale_x, y * scale_y
+        right, bottom = (
+            left + max(0, w * scale_x - 1),
+            top + max(0, h * scale_y - 1),
+        )  # a strip may be less than a pixel
+        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
     return picture
 
 
@@ -132,7 +140,7 @@ def _paste(sheet: Image.Image, picture: Image.Image, left: int, top: int, cell: 
 def _caption(draw: ImageDraw.ImageDraw, left: int, top: int, width: int, name: str, place: str) -> None:
     bold, plain = _font(13, True), _font(11)
     room = width - plain.getlength(place)
-    draw.text((left, top), _shortened(name, bold, room - 2 * GAP), INK, bold)
+    draw.text((left, top), _shortened(visible(name), bold, room - 2 * GAP), INK, bold)
     draw.text((left + room, top + 2), place, FAINT, plain)
 
 
@@ -148,4 +156,4 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 def _font(points: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The one that matplotlib brings along: it has the letters of most European languages."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), points)
+    return ImageFont.truetype(str(fonts() / name), points)

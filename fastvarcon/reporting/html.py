@@ -2,61 +2,88 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
 from fastvarcon.progress import format_seconds
-from fastvarcon.reporting.page import page, picture, pictures, write_page
+from fastvarcon.reporting.page import page, picture, pictures, shown, write_page
 from fastvarcon.reporting.plots import training_curves
+from fastvarcon.reporting.scored import Scored, read_scored
 from fastvarcon.reporting.sections import section
-from fastvarcon.reporting.tables import LOSS_TITLES, percent, results, score_rows, stale
-from fastvarcon.run_folder import RunFolder, read_metrics
+from fastvarcon.reporting.tables import between, percent, score_rows
+from fastvarcon.reporting.titles import LOSS_TITLES
+from fastvarcon.run_folder import RunFolder
+
+REMEDY = "give another place with `fastvarcon report RUN --out PAGE.html`"
 
 
-def write_report(run: Path) -> Path:
-    """Write RUN/report.html and return its path. Raises UserError if `run` has neither metrics nor scores."""
-    found = results(run)
-    body = _scores(run) + "".join(section(stem, result, stale(run, result)) for stem, result in found.items())
-    title = f"Scores of {next(iter(found.values()))['title']}" if found else run.name
-    if (run / "config.json").exists() or not found:
-        config = Config.load(run / "config.json")
-        title = f"{LOSS_TITLES.get(config.loss.name, config.loss.name)}, {config.model.encoder}: {run.name}"
-        body += _run(RunFolder(run), config, needed=not found)
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the page about a run, RUN/report.html unless `out` is given, and return its path.
+
+    Raises:
+        UserError: `run` has neither metrics nor scores; NotWritten: the page cannot be written.
+    """
+    if out is not None:
+        write_page(out, report(read_scored(run)))
+        return out
+    if not ((run / "config.json").exists() or (run / "eval").is_dir()):
+        read_scored(run)  # which refuses it, before it gets a lock
     path = run / "report.html"
-    write_page(path, page(title, body))
+    with RunFolder(run).writing_scores(path, REMEDY):  # the later of two reports has read what both evaluations wrote
+        write_page(path, report(read_scored(run)), REMEDY)
     return path
 
 
-def _run(folder: RunFolder, config: Config, needed: bool) -> str:
-    rows = read_metrics(folder.metrics)
-    if not any(row["kind"] == "step" for row in rows):
-        if needed:
-            raise UserError(f"{folder.path} has no training metrics yet: let it run for --train.log-every steps")
+def report(scored: Scored) -> str:
+    """The page. Raises UserError for a run that has neither metrics nor scores."""
+    title = f"Scores of {next(iter(scored.scores.values())).get('title', scored.path.name)}" if scored.scores else ""
+    body = _problems(scored) + _scores(scored)
+    complete = {stem: score for stem, score in scored.scores.items() if stem not in scored.incomplete}
+    body += "".join(section(stem, score, stem in scored.stale) for stem, score in complete.items())
+    if scored.config is not None:
+        loss = LOSS_TITLES[scored.config.loss.name]
+        title = f"{loss}, {scored.config.model.encoder}: {scored.path.name}"
+        body += _run(scored, scored.config)
+    elif not scored.scores:
+        raise UserError(scored.problems[0])
+    return page(title, body)
+
+
+def _run(scored: Scored, config: Config) -> str:
+    if not any(row["kind"] == "step" for row in scored.metrics):
+        if not (scored.scores or scored.problems):
+            raise UserError(f"{scored.path} has no training metrics yet: let it run for --train.log-every steps")
         return _settings(config)
-    return _training(folder.read_summary(), rows) + _curves(rows, config) + _settings(config)
+    return _training(scored) + _curves(scored.metrics, config) + _settings(config)
 
 
-def _scores(run: Path) -> str:
+def _problems(scored: Scored) -> str:
+    return "".join(f"<p><b>Left out: {shown(problem)}.</b></p>" for problem in scored.problems)
+
+
+def _scores(scored: Scored) -> str:
     rows = "".join(
-        f'<tr class="score"><td>{escape(row.what)}</td><td class="number">{percent(row.top1, row.spread)}</td>'
+        f'<tr class="score"><td>{shown(row.what)}</td><td class="number">{percent(row.top1, row.spread)}</td>'
+        f'<td class="number">{between(row.interval)}</td>'
         f'<td class="number">{"" if row.top5 is None else f"{row.top5:.2%}"}</td>'
         f'<td class="number">{row.num_val:,}</td></tr>'
-        f'<tr><td colspan="4">{escape(row.protocol)}<br><code>{escape(row.command)}</code></td></tr>'
-        for row in score_rows(run)
+        f'<tr><td colspan="5">{shown(row.protocol)}<br><code>{shown(row.command)}</code></td></tr>'
+        for row in score_rows(scored)
     )
     if not rows:
-        return f"<h2>Scores</h2><p>None yet: <code>fastvarcon eval linear {escape(str(run))}</code></p>"
+        return f"<h2>Scores</h2><p>None yet: <code>fastvarcon eval linear {shown(str(scored.path))}</code></p>"
     return (
         '<h2>Scores on held-out images</h2><div class="scroll"><table><tr><th>score</th><th class="number">top-1</th>'
-        f'<th class="number">top-5</th><th class="number">images</th></tr>{rows}</table></div>'
+        '<th class="number">95 % interval</th><th class="number">top-5</th><th class="number">images</th></tr>'
+        f"{rows}</table></div>"
     )
 
 
-def _training(summary: dict | None, rows: list[dict]) -> str:
+def _training(scored: Scored) -> str:
+    summary = scored.summary
     if summary is None:
-        return f"<h2>Training</h2><p>Not finished; {rows[-1]['step']:,} steps so far.</p>"
+        return f"<h2>Training</h2><p>Not finished; {scored.metrics[-1]['step']:,} steps so far.</p>"
     facts = [
         ("loss, mean of the last epoch", f"{summary['final_loss']:.4f}"),
         ("epochs", f"{summary['epochs']:,}"),
@@ -68,7 +95,7 @@ def _training(summary: dict | None, rows: list[dict]) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
         ("command", summary["command"]),
     ]
-    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in facts)
+    body = "".join(f"<tr><td>{shown(name)}</td><td>{shown(value)}</td></tr>" for name, value in facts)
     return f'<h2>Training</h2><div class="scroll"><table>{body}</table></div>'
 
 
@@ -83,7 +110,7 @@ def _curves(rows: list[dict], config: Config) -> str:
 
 def _settings(config: Config) -> str:
     body = "".join(
-        f"<tr><td><code>--{escape(key)}</code></td><td>{escape(str(value))}</td></tr>"
+        f"<tr><td><code>--{shown(key)}</code></td><td>{shown(str(value))}</td></tr>"
         for key, value in config.flat().items()
     )
     return f'<details><summary>All settings</summary><div class="scroll"><table>{body}</table></div></details>'

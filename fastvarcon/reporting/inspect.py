@@ -8,13 +8,14 @@ import numpy as np
 
 from fastvarcon.data.beton import MODE_NAMES, UNLABELLED
 from fastvarcon.data.records import Records
+from fastvarcon.visible import visible
 
 CLASSES_SHOWN = 10
 NOT_SETTINGS = ("classes", "hashes", "num_samples")  # of `extra`: tables, shown otherwise
 
 
 def describe(records: Records, path: Path) -> str:
-    """Several lines: samples, stored forms, sizes, classes, and how the files were made."""
+    """Several lines, whatever its texts hold: samples, stored forms, sizes, classes, and how the files were made."""
     megabytes = records.sizes.sum() / 1e6
     lines = [f"{path}: {len(records):,} images, {len(records.classes):,} classes, {megabytes:,.1f} MB of images"]
     forms = [
@@ -42,4 +43,4 @@ def describe(records: Records, path: Path) -> str:
         lines.append(
             f"  ... and {len(records.classes) - CLASSES_SHOWN:,} more, {counts.min():,} to {counts.max():,} images each"
         )
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))

@@ -9,6 +9,8 @@ import platform
 import torch
 
 import fastvarcon
+from fastvarcon.kernels import views_cpu
+from fastvarcon.kernels.numba_cache import cache_place
 from fastvarcon.machine import available_cores, available_memory, cpu_name
 
 PACKAGES = ("torch", "torchvision", "triton", "accelerate", "numba", "simplejpeg")
@@ -29,6 +31,7 @@ def inventory() -> list[tuple[str, str]]:
         ("versions", ", ".join(versions)),
         ("CPU", f"{available_cores()} cores of {cpu_name()}, {available_memory() / 1e9:,.0f} GB of memory free"),
         *_gpus(),
+        ("compiled CPU kernels", cache_place(views_cpu.kernel())),
         *((f"--data.backend {name}", state) for name, state in _backends().items()),
     ]
     found = [f"{name} {_version(name)}" for name in OPTIONAL if _version(name)]

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from fastvarcon.visible import visible
+from fastvarcon.whole_file import ANOTHER, write_text
+
 CSS = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1c1c1c;background:#fff;max-width:60rem;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0;overflow-wrap:anywhere}
@@ -24,24 +27,26 @@ figure{margin:0}figcaption{font-weight:600}img{width:100%;height:auto}details{ma
 
 def page(title: str, body: str) -> str:
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{shown(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{CSS}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+        f"<style>{CSS}</style></head><body><h1>{shown(title)}</h1>{body}</body></html>\n"
     )
 
 
-def write_page(path: Path, content: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(content, encoding="utf-8")
-    aside.replace(path)
+def shown(text: str) -> str:
+    """Any text as it stands on a page: no tags, and nothing that steers."""
+    return escape(visible(text))
+
+
+def write_page(path: Path, content: str, remedy: str = ANOTHER) -> None:
+    """Whole or not at all. Raises NotWritten with the remedy."""
+    write_text(path, content, remedy)
 
 
 def picture(title: str, svg: str, description: str) -> str:
     """An SVG with its caption; `description` is for those who cannot see it."""
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><img alt="{escape(description)}" '
+        f'<figure><figcaption>{shown(title)}</figcaption><img alt="{shown(description)}" '
         f'src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"></figure>'
     )
 
@@ -55,7 +60,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: in
 
     def line(tag: str, cells: Sequence[str]) -> str:
         return "".join(
-            f"<{tag}{'' if column < text_columns else ' class=number'}>{escape(cell)}</{tag}>"
+            f"<{tag}{'' if column < text_columns else ' class=number'}>{shown(cell)}</{tag}>"
             for column, cell in enumerate(cells)
         )
 
@@ -67,6 +72,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: in
 def source(result: dict) -> str:
     """Which command the numbers of a section come from, and how they were made."""
     return (
-        f'<p class="source">{escape(str(result.get("protocol", "")))}. Seed {result["seed"]}, '
-        f"{result['seconds']:,.1f} s.<br><code>{escape(result['command'])}</code></p>"
+        f'<p class="source">{shown(str(result.get("protocol", "")))}. Seed {result["seed"]}, '
+        f"{result['seconds']:,.1f} s.<br><code>{shown(result['command'])}</code></p>"
     )

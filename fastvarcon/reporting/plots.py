@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from fastvarcon.config import Config
-
-STYLE: dict[Any, object] = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "lines.linewidth": 1.8,
-    "svg.hashsalt": "fastvarcon",
-}
-BLUE, ORANGE, GREEN, GREY = "#1f5fbf", "#d9730d", "#2a8a4a", "#777777"
+from fastvarcon.reporting.drawing import BLUE, GREEN, GREY, ORANGE, Axes, Figure, drawing, svg
 
 
 def training_curves(rows: list[dict], config: Config) -> dict[str, str]:
@@ -47,7 +32,7 @@ def training_curves(rows: list[dict], config: Config) -> dict[str, str]:
         shown = _milestones([row for row in epochs if f"{name}_histogram" in row])
         if shown:
             curves[title] = functools.partial(_spread, epochs=shown, name=name, low=low, high=high)
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         return {title: _svg(draw) for title, draw in curves.items()}
 
 
@@ -130,6 +115,4 @@ def _svg(draw: Callable[[Axes], None]) -> str:
         axes.set_xlabel("optimiser step")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+    return svg(figure)

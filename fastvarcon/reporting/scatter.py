@@ -6,7 +6,9 @@ Points and colours need no script. The script only finds the nearest point and s
 from __future__ import annotations
 
 import json
-from html import escape
+
+from fastvarcon.reporting.page import shown
+from fastvarcon.visible import visible
 
 MARGIN = 20  # around the map, in its units
 CLASSES_NAMED = 30
@@ -63,7 +65,7 @@ def scatter(result: dict) -> str:
     data = {
         "places": [one["places"] for one in result["maps"]],
         "labels": labels,
-        "classes": classes,
+        "classes": list(map(visible, classes)),
         "columns": result["thumbnail_columns"],
         "extent": result["grid"] + 2 * MARGIN,
         "margin": MARGIN,
@@ -83,7 +85,7 @@ def _map(number: int, one: dict, labels: list[int], num_classes: int, grid: int)
         f'<circle cx="{x + MARGIN}" cy="{y + MARGIN}" r="7" fill="{_colour(label, num_classes)}"/>'
         for (x, y), label in zip(one["places"], labels, strict=True)
     )
-    title = escape(f"{one['method']}, {one['checkpoint']}")
+    title = shown(f"{one['method']}, {one['checkpoint']}")
     return (
         f'<figure><figcaption>{title}</figcaption><div class="map" data-map="{number}">'
         f'<svg viewBox="0 0 {extent} {extent}" role="img" aria-label="{title}" fill-opacity="0.75">{points}</svg>'
@@ -95,7 +97,7 @@ def _legend(classes: list[str]) -> str:
     if len(classes) > CLASSES_NAMED:
         return f"<p>{len(classes):,} classes, neighbours in the list alike in colour.</p>"
     chips = "".join(
-        f'<span><i style="background:{_colour(label, len(classes))}"></i>{escape(name)}</span>'
+        f'<span><i style="background:{_colour(label, len(classes))}"></i>{shown(name)}</span>'
         for label, name in enumerate(classes)
     )
     return f'<div class="legend">{chips}</div>'

@@ -7,28 +7,23 @@ a plain table of its numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from html import escape
 
-from fastvarcon.errors import UserError
 from fastvarcon.reporting import charts
-from fastvarcon.reporting.page import picture, pictures, source, table
+from fastvarcon.reporting.page import picture, pictures, shown, source, table
 from fastvarcon.reporting.scatter import scatter
-from fastvarcon.reporting.tables import KINDS, percent
+from fastvarcon.reporting.tables import percent
+from fastvarcon.reporting.titles import kind_of
 
 
 def section(stem: str, result: dict, old: bool) -> str:
-    """`old`: the encoder has been replaced since."""
-    name = stem.removesuffix("-pixels")
-    title = KINDS.get(name, name)
+    """`result`: as evaluation/figures.py has checked it. `old`: the encoder has been replaced since."""
+    title = kind_of(stem)
     title = (title if title[1:2].isupper() else title.capitalize()) + (
         " on raw pixels" if result["features"] == "pixels" else ""
     )
     body = "<p><b>Of an EARLIER encoder: run eval again.</b></p>" if old else ""
-    try:
-        body += SECTIONS.get(result["name"], _plain)(result)
-    except KeyError as missing:
-        raise UserError(f"eval/{stem}.json has no {missing}: another version wrote it, run it again") from None
-    return f'<section id="{escape(stem)}"><h2>{escape(title)}</h2>{body}{source(result)}</section>'
+    body += SECTIONS.get(result["name"], _plain)(result)
+    return f'<section id="{shown(stem)}"><h2>{shown(title)}</h2>{body}{source(result)}</section>'
 
 
 def _plain(result: dict) -> str:
@@ -106,8 +101,10 @@ def _corruption(result: dict) -> str:
     if result["mce"] is not None:
         summary += [("mCE", percent(result["mce"])), ("relative mCE", percent(result["relative_mce"]))]
     drawn = charts.corruption(result["errors"], 1 - result["clean_top1"])
+    doubts = "".join(f"<p><b>{shown(doubt)}.</b></p>" for doubt in result.get("doubts", []))
     return (
-        table(("error", ""), summary)
+        doubts
+        + table(("error", ""), summary)
         + table(("corruption", *(f"severity {s}" for s in severities), "mean"), lines)
         + pictures([picture("Error by severity", drawn, "Error over severity, a line for every corruption")])
     )

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
-from fastvarcon.config import Config
-from fastvarcon.errors import UserError
-from fastvarcon.run_folder import read_json
+from fastvarcon.evaluation.scores import wilson
+from fastvarcon.reporting.scored import Scored
+from fastvarcon.reporting.titles import kind_of
+from fastvarcon.terminal import add_row
+from fastvarcon.visible import visible
 
-LOSS_TITLES = {
-    "varcon": "VarCon",
-    "supcon": "SupCon",
-    "simclr": "SimCLR",
-    "cross_entropy": "cross-entropy",
-    "sincere": "SINCERE",
-    "hscl": "H-SCL",
-    **{name: name.upper() for name in ("dcl", "nscl", "ssem", "dhel", "kcl", "clop")},
-}
-KINDS = {
-    "linear": "linear",
-    "linear-paper": "linear, paper protocol",
-    "knn": "kNN",
-    "few-shot": "few-shot",
-    "transfer": "transfer",
-    "corruption": "corruption",
-    "clustering": "clustering",
-    "embed": "embedding",
-    "calibration": "calibration",
-    "geometry": "geometry of classes and views",
-    "alignment": "alignment with another encoder",
-}
-ORDER = list(KINDS)
+ACCURACIES = ("linear", "linear-paper", "knn", "calibration")
+"""Evaluations whose top-1 is a share of the held-out images, not a mean over several sets of them."""
 
 
 @dataclass(frozen=True)
@@ -43,85 +23,52 @@ class ScoreRow:
     top1: float
     spread: float | None
     """Standard deviation over seeds."""
+    interval: tuple[float, float] | None
+    """95 % interval over held-out images."""
     top5: float | None
     protocol: str
     num_val: int
     command: str
 
 
-def results(run: Path) -> dict[str, dict]:
-    """eval/*.json by their stems, encoder before pixels.
-
-    Raises:
-        UserError: a file that is not a score.
-    """
-    found = {}
-    for path in sorted((run / "eval").glob("*.json")):
-        score = read_json(path)
-        try:
-            wrong = score["features"] not in ("encoder", "pixels") or not isinstance(score["name"], str)
-            wrong |= not (isinstance(score["seconds"], float | int) and isinstance(score["command"], str))
-            wrong |= "seed" not in score or isinstance(score.get("top1", 0.0), str)
-        except KeyError:
-            wrong = True
-        if wrong:
-            raise UserError(f"{path} is not a score that `fastvarcon eval` wrote: remove it")
-        found[path.stem] = score
-
-    def place(stem: str) -> tuple:
-        name = stem.removesuffix("-pixels")
-        return name != stem, ORDER.index(name) if name in ORDER else len(ORDER), stem
-
-    return {stem: found[stem] for stem in sorted(found, key=place)}
-
-
-def title_of(run: Path, result: dict) -> str:
-    """Of a score: the loss of its run, else the encoder's name."""
-    if result["features"] == "pixels":
-        return "raw-pixel"
-    if not (run / "config.json").exists():
-        return result["title"]
-    loss = Config.load(run / "config.json").loss.name
-    return LOSS_TITLES.get(loss, loss)
-
-
-def stale(run: Path, result: dict) -> bool:
-    """The score is of an encoder that has been replaced since."""
-    weights = run / "encoder.safetensors"
-    if result["features"] == "pixels" or not weights.exists():
-        return False
-    return result["encoder_sha256"] != hashlib.sha256(weights.read_bytes()).hexdigest()
-
-
-def score_rows(run: Path) -> list[ScoreRow]:
-    """What eval/*.json say about top-1; scores of an encoder that has been replaced since say so.
-
-    Raises:
-        UserError: a file that is not a score.
-    """
+def score_rows(scored: Scored) -> list[ScoreRow]:
+    """What the scores say about top-1; those of an encoder that has been replaced since say so."""
     rows = []
-    for stem, score in results(run).items():
+    for stem, score in scored.scores.items():
         if "top1" not in score:
             continue
-        name = stem.removesuffix("-pixels")
-        what = f"{title_of(run, score)} {KINDS.get(name, name)}"
-        if stale(run, score):
+        what = f"{scored.title_of(stem)} {kind_of(stem)}"
+        if stem in scored.stale:
             what += " of an EARLIER encoder: run eval again"
-        spread, top5 = score.get("top1_std"), score.get("top5")
         rows.append(
-            ScoreRow(what, score["top1"], spread, top5, score["protocol"], score.get("num_val", 0), score["command"])
+            ScoreRow(
+                what,
+                score["top1"],
+                score.get("top1_std"),
+                interval_of(stem, score),
+                score.get("top5"),
+                score["protocol"],
+                score.get("num_val", 0),
+                score["command"],
+            )
         )
     return rows
 
 
-def score_table(run: Path) -> Table:
-    table = Table(title=str(run))
-    for column in ("score", "top-1", "held-out images", "protocol"):
+def interval_of(stem: str, score: dict) -> tuple[float, float] | None:
+    """95 % interval of the top-1 of eval/STEM.json; None where it is not a share of the held-out images."""
+    counted = stem.removesuffix("-pixels") in ACCURACIES and score.get("num_val")
+    return wilson(score["top1"], score["num_val"]) if counted and "top1" in score else None
+
+
+def score_table(scored: Scored) -> Table:
+    table = Table(title=Text(visible(str(scored.path))))
+    for column in ("score", "top-1", "95 % interval", "held-out images", "protocol"):
         table.add_column(column, justify="left" if column in ("score", "protocol") else "right")
-    for row in score_rows(run):
-        table.add_row(row.what, percent(row.top1, row.spread), f"{row.num_val:,}", row.protocol)
+    for row in score_rows(scored):
+        add_row(table, row.what, percent(row.top1, row.spread), between(row.interval), f"{row.num_val:,}", row.protocol)
     if not table.rows:
-        table.add_row("none yet", "", "", f"fastvarcon eval linear {run}")
+        add_row(table, "none yet", "", "", "", f"fastvarcon eval linear {scored.path}")
     return table
 
 
@@ -130,14 +77,21 @@ def percent(value: float, spread: float | None = None) -> str:
     return f"{value:.2%}" + ("" if spread is None else f" ± {100 * spread:.2f}")
 
 
-def in_words(result: dict) -> str:
+def between(interval: tuple[float, float] | None) -> str:
+    """(0.972, 0.9951) -> "97.2 to 99.5" """
+    return "" if interval is None else " to ".join(f"{100 * end:.1f}" for end in interval)
+
+
+def in_words(stem: str, result: dict) -> str:
     """What `fastvarcon eval` prints: a headline, then a line for each further figure."""
     lines = []
     if "top1" in result:
-        top5 = f", top-5 {result['top5']:.2%}" if result.get("top5") is not None else ""
+        interval = interval_of(stem, result)
         lines.append(
-            f"{result['name']} on {result['features']}: top-1 {percent(result['top1'], result.get('top1_std'))}{top5}"
-            f"  ({result['protocol']})"
+            f"{result['name']} on {result['features']}: top-1 {percent(result['top1'], result.get('top1_std'))}"
+            + (f", 95 % interval {between(interval)} over {result['num_val']:,} images" if interval else "")
+            + (f", top-5 {result['top5']:.2%}" if result.get("top5") is not None else "")
+            + f"  ({result['protocol']})"
         )
     else:
         lines.append(f"{result['name']} on {result['features']}  ({result['protocol']})")
@@ -148,4 +102,4 @@ def in_words(result: dict) -> str:
         lines.append(f"  k = {neighbours:>4}  {top1:.2%}   weighted {weighted:.2%}")
     if "nearest_class_mean_top1" in result:
         lines.append(f"  nearest class mean  {result['nearest_class_mean_top1']:.2%}")
-    return "\n".join(lines + [f"  {line}" for line in result.get("lines", [])])
+    return "\n".join(map(visible, lines + [f"  {line}" for line in result.get("lines", [])]))

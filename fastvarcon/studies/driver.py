@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from fastvarcon.studies.grid import Cell, Study
 from fastvarcon.studies.launch import POLL_SECONDS, Child, Failed, Slot, slots, wait_for_lock
 from fastvarcon.studies.report import print_report
 from fastvarcon.studies.table import is_trained, missing_scores, read_table, row, write_table
+from fastvarcon.terminal import say
+from fastvarcon.whole_file import NotWritten
 
 SHOW_SECONDS = 60.0
 
@@ -62,6 +64,7 @@ class Driver:
         self.slots, self.processes = slots(jobs, 1 if here else processes)
         self.rows: dict[str, dict[str, str]] = {}
         self.failures: dict[str, str] = {}
+        self.unwritten: dict[Path, NotWritten] = {}
         self.start = self.shown = time.perf_counter()
 
     def run(self) -> None:
@@ -93,13 +96,14 @@ class Driver:
                 self._all_in_processes(todo)
         finally:
             self.bar.close()
-            if self.rows:
-                draw(self.study, list(self.rows.values()), self.figure)
+            self._draw()
         if self.failures:
             name, why = next(iter(self.failures.items()))
             raise UserError(f"{len(self.failures)} of {len(self.grid)} runs failed, {name} first: {why}")
         print_report(self.study, list(self.rows.values()))
-        print(f"{self.table}\n{self.figure}")
+        for error in self.unwritten.values():
+            raise error
+        say(str(self.table), str(self.figure))
 
     # ---- in this process -------------------------------------------------------------------------------------------
 
@@ -184,7 +188,20 @@ class Driver:
         names = [cell.name for cell in self.grid if cell.name in self.rows]
         self.rows = {name: self.rows[name] for name in (*names, *self.rows)}
         if self.rows:
-            write_table(list(self.rows.values()), self.table)
+            self._attempt(self.table, lambda: write_table(list(self.rows.values()), self.table))
+
+    def _draw(self) -> None:
+        if self.rows:
+            self._attempt(self.figure, lambda: draw(self.study, list(self.rows.values()), self.figure))
+
+    def _attempt(self, path: Path, write: Callable[[], None]) -> None:
+        """What cannot be written ends no night of runs: it is said, and tried again after the next one."""
+        self.unwritten.pop(path, None)
+        try:
+            write()
+        except NotWritten as error:
+            self.unwritten[path] = error
+            self._say(f"warning: {error}")
 
     def _finished(self, cell: Cell, seconds: float) -> None:
         self.left -= cell.config.train.epochs

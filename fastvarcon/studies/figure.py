@@ -6,12 +6,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from fastvarcon.errors import UserError
-from fastvarcon.reporting.plots import BLUE, GREEN, GREY, ORANGE, STYLE
+from fastvarcon.reporting.drawing import BLUE, GREEN, GREY, ORANGE, Axes, Figure, drawing, label, save
 from fastvarcon.studies.grid import Study
 
 SCORES = {"linear_top1": "linear probe", "knn_top1": "kNN, k = 20"}
@@ -29,7 +25,7 @@ def draw(study: Study, rows: Rows, path: Path) -> None:
     panels = FEW_SHOT if study.shots else SCORES
     by_name = study.axis is None and not study.shots
     height = 1.3 + 0.36 * len(groups(rows)) if by_name else 3.8
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         figure = Figure(figsize=(10, height), layout="constrained")
         for axes, (score, title) in zip(figure.subplots(1, 2, sharey=by_name), panels.items(), strict=True):
             if by_name:
@@ -45,7 +41,7 @@ def draw(study: Study, rows: Rows, path: Path) -> None:
             fontsize=9,
             color=GREY,
         )
-        figure.savefig(path, dpi=110)
+        save(figure, path, 110)
 
 
 def names(rows: Rows, column: str) -> list[str]:
@@ -98,13 +94,13 @@ def _by_shots(axes: Axes, rows: Rows, score: str) -> None:
     axes.legend(frameon=False, fontsize=9)
 
 
-def _line(axes: Axes, by_x: dict[float, list[float]], label: str, number: int) -> None:
+def _line(axes: Axes, by_x: dict[float, list[float]], name: str, number: int) -> None:
     """Means with whiskers, the runs as rings."""
     colour, style = LOOKS[number % len(LOOKS)]
     x = sorted(by_x)
     mean = [100 * statistics.mean(by_x[one]) for one in x]
     std = [100 * statistics.stdev(by_x[one]) if len(by_x[one]) > 1 else 0.0 for one in x]
-    axes.errorbar(x, mean, std, linestyle=style, color=colour, marker="o", markersize=4, capsize=3, label=label)
+    axes.errorbar(x, mean, std, linestyle=style, color=colour, marker="o", markersize=4, capsize=3, label=label(name))
     dots = [(one, 100 * value) for one in x for value in by_x[one]]
     axes.scatter(*zip(*dots, strict=True), **RING)
 
@@ -112,14 +108,15 @@ def _line(axes: Axes, by_x: dict[float, list[float]], label: str, number: int) -
 def _by_name(axes: Axes, rows: Rows, score: str) -> None:
     """A line for each point; dotted: the mean of the first."""
     several = len(names(rows, "series")) > 1
-    for number, ((series, point), runs) in enumerate(groups(rows).items()):
-        label = f"{series}, {point}" if several else point
+    found = groups(rows)
+    for number, runs in enumerate(found.values()):
         values = [100 * float(row[score]) for row in runs]
         std = statistics.stdev(values) if len(values) > 1 else 0.0
-        axes.errorbar(statistics.mean(values), label, xerr=std, fmt="o", color=BLUE, markersize=5, capsize=3)
-        axes.scatter(values, [label] * len(values), **RING)
+        axes.errorbar(statistics.mean(values), number, xerr=std, fmt="o", color=BLUE, markersize=5, capsize=3)
+        axes.scatter(values, [number] * len(values), **RING)
         if number == 0:
             axes.axvline(statistics.mean(values), color=GREY, linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(found)), [label(", ".join(key) if several else key[1]) for key in found])
     axes.margins(y=0.15)
     axes.yaxis.set_inverted(True)
     axes.set_xlabel("top-1, %")

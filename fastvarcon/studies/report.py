@@ -9,6 +9,7 @@ from fastvarcon.reporting.compare import figures, test
 from fastvarcon.reporting.tables import percent
 from fastvarcon.studies.figure import SCORES, Rows, groups, names
 from fastvarcon.studies.grid import Study
+from fastvarcon.terminal import add_row
 
 
 def print_report(study: Study, rows: Rows) -> None:
@@ -33,7 +34,7 @@ def report(study: Study, rows: Rows) -> Table:
             found = figures([run[score] for run in group["by_run"]])
             p = None if other in (None, group) else test(other, group, score)["p"]
             cells += [percent(found["mean"], found["std"]), "" if p is None else f"{p:.2g}"]
-        table.add_row(point if len(series) == 1 else f"{line}, {point}", str(len(group["by_run"])), *cells)
+        add_row(table, point if len(series) == 1 else f"{line}, {point}", str(len(group["by_run"])), *cells)
     return table
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import os
+import math
 import shlex
 from pathlib import Path
 
 from fastvarcon.config import Config
 from fastvarcon.errors import UserError
-from fastvarcon.reporting.tables import results, stale
+from fastvarcon.reporting.scored import read_scored
 from fastvarcon.run_folder import RunFolder, run_identity
 from fastvarcon.studies.grid import Cell, Study
+from fastvarcon.whole_file import write_text
 
 COLUMNS = (
     "study", "run", "series", "point", "value", "seed", "settings", "linear_top1", "knn_top1", "few_shot_logistic",
@@ -21,6 +22,9 @@ COLUMNS = (
     "views_per_second", "data_wait_fraction", "backend", "world_size", "machine", "versions", "date", "command",
     "eval_commands",
 )  # fmt: skip
+
+
+COUNTS = {"num_train", "num_val", "num_classes"}
 
 
 def is_trained(cell: Cell) -> bool:
@@ -35,12 +39,14 @@ def is_trained(cell: Cell) -> bool:
 def missing_scores(cell: Cell, study: Study) -> list[str]:
     """Evaluations that the run still lacks, or has of other images or of an earlier encoder."""
     out, data = cell.config.out, cell.config.data
-    found = results(out)
+    scored = read_scored(out)
+    found = scored.scores
     return [
         name
         for name in study.evaluations
         if name not in found
-        or stale(out, found[name])
+        or name in scored.stale | scored.incomplete
+        or (name == "linear" and not found[name].keys() >= COUNTS)
         or (found[name].get("data.train"), found[name].get("data.val")) != (str(data.train), str(data.val))
     ]
 
@@ -49,7 +55,7 @@ def row(cell: Cell, study: Study, command: list[str]) -> dict[str, str]:
     """What the folder of a finished and scored run says."""
     out, flat = cell.config.out, cell.config.flat()
     folder = RunFolder(out)
-    summary, scores = folder.read_summary(), results(out)
+    summary, scores = folder.read_summary(), read_scored(out).scores
     assert summary is not None
     wrote = datetime.datetime.fromtimestamp(folder.summary.stat().st_mtime)
     linear = scores["linear"]
@@ -62,7 +68,7 @@ def row(cell: Cell, study: Study, command: list[str]) -> dict[str, str]:
     }
     values = {
         **{name: summary[name] for name in COLUMNS if name in summary},
-        **{name: linear[name] for name in ("num_train", "num_val", "num_classes")},
+        **{name: linear[name] for name in COUNTS},
         "study": study.name,
         "run": cell.name,
         "series": cell.series,
@@ -92,10 +98,7 @@ def write_table(rows: list[dict[str, str]], path: Path) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    aside.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, text.getvalue())
 
 
 def read_table(path: Path, study: Study) -> list[dict[str, str]]:
@@ -110,4 +113,19 @@ def read_table(path: Path, study: Study) -> list[dict[str, str]]:
         raise UserError(f"{path} cannot be read as CSV ({error})") from None
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise UserError(f"{path} is not the table of a study: move it away")
+    for number, row in enumerate(rows, 2):
+        if row["study"] == study.name and not _is_row(row, study):
+            raise UserError(f"{path} line {number} is not a row of the study {study.name}: remove it")
     return [row for row in rows if row["study"] == study.name]
+
+
+def _is_row(row: dict, study: Study) -> bool:
+    """A figure can be drawn of it."""
+    try:
+        numbers = [float(row[name]) for name in ("linear_top1", "knn_top1")] + [float(int(row["seed"]))]
+        numbers += [float(row["value"])] if study.axis is not None else []
+        for name in ("few_shot_logistic", "few_shot_mean") if study.shots else ():
+            numbers += [float(part) for pair in row[name].split() for part in pair.split(":", 1)]
+        return all(map(math.isfinite, numbers)) and None not in row and None not in row.values()
+    except (TypeError, ValueError, AttributeError):
+        return False

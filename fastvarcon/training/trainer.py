@@ -26,7 +26,7 @@ from fastvarcon.errors import UserError
 from fastvarcon.models.encoders import Encoder
 from fastvarcon.models.timm_encoders import draws_at_random, require_timm
 from fastvarcon.progress import format_seconds
-from fastvarcon.run_folder import RunFolder, run_identity, write_json
+from fastvarcon.run_folder import RunFolder, run_identity
 from fastvarcon.training import distributed
 from fastvarcon.training.data import RunData
 from fastvarcon.training.histograms import Histograms
@@ -344,7 +344,7 @@ class Run:
         error = None
         if self.accelerator.is_main_process and not finished_before:
             try:
-                write_json(self.folder.summary, summary)
+                self.folder.write_summary(summary)
             except OSError as refusal:
                 error = refusal
         self._require_written(error)

@@ -1,16 +1,22 @@
 """Corrupted images: what each corruption does to an image, and the published files that are read."""
 
 import io
+import unicodedata
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from fastvarcon.config import DataConfig
+from fastvarcon.data.class_names import class_numbers
 from fastvarcon.errors import UserError
 from fastvarcon.evaluation.corrupted_sets import CifarC, evaluation_crop, stored_images, stored_sets
+from fastvarcon.evaluation.corruption import _doubts
 from fastvarcon.evaluation.corruptions import CORRUPTIONS, corrupt
 from fastvarcon.evaluation.image_filters import convolved, plasma, zoomed
+from fastvarcon.evaluation.label_names import CIFAR10, CIFAR100, label_names
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +119,66 @@ def test_folders_of_imagenet_c(tmp_path):
         stored_sets(tmp_path / "none", ())
     with pytest.raises(UserError, match="holds no corruptions"):
         stored_sets(tmp_path / "fog", ())
+
+
+def test_label_numbers_mean_the_classes_that_the_set_defines(tmp_path):
+    """As batches.meta of CIFAR-10 has them, whatever order a folder's names have."""
+    ours = sorted(["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"])
+    assert label_names(tmp_path, ours) == [
+        "plane",
+        "car",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    assert label_names(tmp_path, ["10", "2", *map(str, (0, 1, 3, 4, 5, 6, 7, 8, 9))]) == [str(n) for n in range(11)]
+    hundred = sorted(name.replace("_", " ").title() for name in CIFAR100)  # "Pine Tree" is behind "Pickup Truck" there
+    assert [name.replace(" ", "_").lower() for name in label_names(tmp_path, hundred)] == list(CIFAR100)
+    with pytest.raises(UserError, match=r"training classes \('a', 'b'\) .* into .*classes\.txt, in the order"):
+        label_names(tmp_path, ["a", "b"])
+    (tmp_path / "classes.txt").write_text("b\na\n")
+    assert label_names(tmp_path, ["a", "b"]) == ["b", "a"]
+
+
+def test_the_names_of_cifar_are_those_that_its_authors_publish():
+    """Both lists are in the order of the alphabet."""
+    assert len(CIFAR100) == len(set(CIFAR100)) == 100 and list(CIFAR100) == sorted(CIFAR100)
+    assert list(CIFAR10) == sorted(CIFAR10) and len(CIFAR10) == 10
+
+
+def test_labels_of_a_set_in_the_order_of_ours(cifar_c):
+    folder, _ = cifar_c
+    (folder / "classes.txt").write_text("cat\nant\nbee\n")
+    images = stored_images(folder, None, "fog", 1, ("ant", "bee", "cat"))
+    backend = images.open(1, torch.device("cpu"), DataConfig())
+    assert backend.classes == ["ant", "bee", "cat"] and backend.labels.tolist() == [2, 0, 1, 0]  # were 0, 1, 2, 1
+    assert backend.fetch(np.array([1, 2])).labels.tolist() == [0, 1]
+    other = stored_images(folder, None, "fog", 1, ("ant", "bee", "dog"))
+    with pytest.raises(UserError, match=r"1 of the 3 held-out ones are not among the 3 of training \(cat\): convert"):
+        other.open(1, torch.device("cpu"), DataConfig())
+    (folder / "classes.txt").unlink()
+    with pytest.raises(UserError, match=r"1 of the 3 held-out ones are not among the 2 of training \(2\)"):
+        stored_images(folder, None, "fog", 1, ("0", "1")).open(1, torch.device("cpu"), DataConfig())
+
+
+def test_classes_meet_by_name():
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert class_numbers(["b", nfd], [nfc, "b"]).tolist() == [1, 0]
+    assert class_numbers(["b"], ["a", "b"]).tolist() == [1]
+    with pytest.raises(UserError, match=r"1 of the 2 held-out ones are not among the 2 of training \(c\)"):
+        class_numbers(["b", "c"], ["a", "b"])
+
+
+def test_a_set_whose_labels_are_doubted(tmp_path):
+    errors = {"fog": {"1": 0.7, "5": 0.9}, "snow": {"1": 0.75}}
+    [doubt] = _doubts(0.05, errors, None, tmp_path)
+    assert "30.00% on its least corrupted images and 95.00% on the held-out images: check that its labels" in doubt
+    assert not _doubts(0.5, errors, None, tmp_path) and not _doubts(0.05, {"fog": {"5": 0.9}}, None, tmp_path)
+    assert not _doubts(0.05, errors, 0.06, tmp_path), "its clean images are as good as ours"
+    [doubt] = _doubts(0.05, errors, 0.3, tmp_path)
+    assert "70.00% on its images without corruption" in doubt

@@ -63,3 +63,47 @@ def test_impossible_k(points, k):
 
 def test_headline_is_fixed_beforehand():
     assert knn.headline_k((1, 5, 20, 200)) == 20 and knn.headline_k((3, 7)) == 3
+
+
+def by_similarity_and_row(train_x, query_x) -> np.ndarray:
+    """Training rows of each query, the nearest first, of equally near ones the first, by numpy."""
+    bank, queries = (
+        x.numpy() / np.linalg.norm(x.numpy(), axis=1, keepdims=True).clip(1e-12) for x in (train_x, query_x)
+    )
+    return np.argsort(-(queries @ bank.T).round(9), axis=1, kind="stable")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("chunks", [(1024, 65_536, 256), (7, 101, 3), (1, 64, 1)])
+@pytest.mark.parametrize("what", ["repeated", "one-hot", "one point", "zeros"])
+def test_of_equally_near_rows_the_first_vote(chunks, what, dtype, monkeypatch):
+    """On images that are in the set several times, and on encoders that map many to one point."""
+    for name, size in zip(("QUERY_CHUNK", "BANK_CHUNK", "EXACT_CHUNK"), chunks, strict=True):
+        monkeypatch.setattr(knn, name, size)
+    generator = torch.Generator().manual_seed(0)
+    few = torch.randn(40, 33, generator=generator, dtype=dtype)
+    bank, queries = {
+        "repeated": (few[torch.randint(40, (300,), generator=generator)], few + 0.1),
+        "one-hot": (torch.eye(9, dtype=dtype).repeat(30, 1), torch.eye(9, dtype=dtype) + 0.5),
+        "one point": (few[:1].expand(300, -1), few),
+        "zeros": (torch.zeros(300, 33, dtype=dtype), few),
+    }[what]
+    ks = (1, 2, 5, 20, 200)
+    _, rows = knn._nearest(bank, queries, ks)
+    expected = by_similarity_and_row(bank.double(), queries.double())
+    for k in ks:
+        assert (rows[:, :k].sort(1).values.numpy() == np.sort(expected[:, :k])).all(), k
+
+
+def test_the_nearest_mean_of_equal_classes_is_the_first(points):
+    train_x, train_y, query_x, _ = points
+    twice = (
+        torch.cat([train_x, train_x.flip(0)]),
+        torch.cat([train_y + 7, train_y.flip(0)]),
+    )  # every class is there twice
+    order = torch.randperm(len(twice[0]), generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.float64):
+        x, queries = twice[0][order].to(dtype), query_x.to(dtype)
+        assert torch.equal(
+            knn.nearest_mean(x, twice[1][order], queries, 14), knn.nearest_mean(train_x.to(dtype), train_y, queries, 7)
+        )

@@ -7,7 +7,13 @@ from scipy import stats
 
 from fastvarcon.config import Config, LossConfig, TrainConfig
 from fastvarcon.errors import UserError
-from fastvarcon.reporting.compare import compare, compare_table, write_page
+from fastvarcon.reporting import compare as comparing
+from fastvarcon.reporting.compare import compare_table, write_page
+from fastvarcon.reporting.scored import read_scored
+
+
+def compare(runs, command):
+    return comparing.compare([read_scored(run) for run in runs], command)
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def test_one_run_is_not_tested(make_run, tmp_path):
 
 def test_folders_that_cannot_be_compared(make_run, tmp_path):
     with pytest.raises(UserError, match="has no scores"):
-        compare([tmp_path, make_run("a", 0.5)], "")
+        compare([make_run("none", 0.5, scores=()), make_run("a", 0.5)], "")
     with pytest.raises(UserError, match="no score in common"):
         compare([make_run("b", 0.5, scores=("knn",)), make_run("c", 0.5, eps=0, scores=("linear",))], "")
     (tmp_path / "a" / "encoder.safetensors").write_bytes(b"x")

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastvarcon.errors import UserError
 from fastvarcon.reporting.html import write_report
-from fastvarcon.reporting.sections import section
 
 PHONE = 360  # pixels
 BASE = {"features": "encoder", "title": "tiny", "encoder_sha256": "0", "seed": 0, "seconds": 1.0, "num_val": 4}
@@ -99,11 +97,6 @@ def browse(tmp_path_factory):
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
     return run
-
-
-def test_figures_of_another_version_are_named():
-    with pytest.raises(UserError, match=r"eval/linear.json has no 'top1_std'.*run it again"):
-        section("linear", BASE | {"name": "linear", "top1": 0.5}, old=False)
 
 
 def test_browser_draws_the_page_without_a_complaint(page, browse, tmp_path):
