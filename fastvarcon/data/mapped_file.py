@@ -38,7 +38,10 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def _map(path: Path) -> mmap.mmap:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
         raise OSError(errno.EINVAL, "not a regular file")
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
