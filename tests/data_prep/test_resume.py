@@ -253,10 +253,9 @@ def _heed_interrupts() -> None:
 
 
 def wait_for(process: subprocess.Popen, images: int, out: Path) -> None:
-    """Until about so many images more are in the journal, or the process has ended."""
-    journal = Journal(out).path
-    size = journal.stat().st_size if journal.exists() else 0
-    while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) <= size + 40 * images:
+    """Until more than so many further images are in the journal, or the process has ended."""
+    before = len(Journal(out).read()[1])
+    while process.poll() is None and len(Journal(out).read()[1]) <= before + images:
         time.sleep(0.002)
 
 
