@@ -85,9 +85,7 @@ def mixed(tmp_path_factory, write_beton, jpegs) -> Path:
     odd = jpegs[0][:-2] + bytes(8) + jpegs[0][-2:]
     raw = [np.asarray(_picture(rng, *side)) for side in ((20, 30), (8, 9))]
     cmyk = _jpeg(_picture(rng, 24, 16), "CMYK")
-    return write_beton(
-        tmp_path_factory.mktemp("mixed") / "a.beton", [raw[0], jpegs[1], cmyk, raw[1], odd, jpegs[2]]
-    )
+    return write_beton(tmp_path_factory.mktemp("mixed") / "a.beton", [raw[0], jpegs[1], cmyk, raw[1], odd, jpegs[2]])
 
 
 @pytest.fixture(scope="session")
