@@ -89,5 +89,19 @@ def saved(image: Image.Image, format: str, **options) -> bytes:
     return stream.getvalue()
 
 
+def flat_jpeg(width: int, height: int, sampling: list[tuple[int, int]]) -> bytes:
+    """Grey of one level, with any sampling factors (horizontal, vertical) of its channels."""
+    across, down = (max(factors) * 8 for factors in zip(*sampling, strict=True))
+    blocks = -(-width // across) * -(-height // down) * sum(h * v for h, v in sampling)
+    bits = np.r_[np.zeros(2 * blocks, np.uint8), np.ones(-2 * blocks % 8, np.uint8)]  # a block: no change, no more
+    table = bytes([1] + [0] * 15) + b"\0"  # one code of one bit, for zero
+    numbered = [(channel + 1, h << 4 | v) for channel, (h, v) in enumerate(sampling)]
+    frame = struct.pack(">BHHB", 8, height, width, len(sampling)) + b"".join(bytes([*one, 0]) for one in numbered)
+    scan = bytes([len(sampling)]) + b"".join(bytes([channel, 0]) for channel, _ in numbered) + b"\0\x3f\0"
+    head = segment(0xDB, b"\0" + bytes([1]) * 64) + segment(0xC0, frame)
+    tables = segment(0xC4, b"\0" + table) + segment(0xC4, b"\x10" + table)
+    return b"\xff\xd8" + head + tables + segment(0xDA, scan) + np.packbits(bits).tobytes() + b"\xff\xd9"
+
+
 def segment(marker: int, content: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content

@@ -39,6 +39,7 @@ FORMATS = (
 MAX_BYTES = (1 << 31) - 1
 """Of an image file: no record may have more."""
 DEPTHS = range(8, 17)
+UNNAMED_SAMPLING = "Could not determine subsampling level"
 
 # PIL warns of corrupt EXIF, large images, odd tags, once for each image; what matters raises. Here and for good, as all
 # threads share the filters.
@@ -188,9 +189,9 @@ def check_jpeg(data: bytes | memoryview, name: str) -> None:
     """Raise ImageError if libjpeg-turbo warns of lost data, which PIL and most programs pass over.
 
     It decodes all of the file; of the pixels it makes one in 64. Oddities that cost nothing are accepted: see
-    jpeg_stream.without_oddities.
+    jpeg_stream.without_oddities. Chroma sampling that its interface has no name for is left to PIL.
     """
-    if jpeg_warning(data) is None:
+    if UNNAMED_SAMPLING in (jpeg_warning(data) or UNNAMED_SAMPLING):
         return
     tidied = without_oddities(data)
     warning = jpeg_warning(data if tidied is None else tidied)

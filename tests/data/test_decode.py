@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from image_files import chunk, png16, saved, segment, tiff
+from image_files import chunk, flat_jpeg, png16, saved, segment, tiff
 from PIL import Image
 
 from fastvarcon.data import decode as module
@@ -20,6 +20,7 @@ from fastvarcon.data.decode import (
     decode_rgb,
     over_background,
 )
+from fastvarcon.data_prep.encode import EncodeSettings, encode
 from fastvarcon.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -319,6 +320,16 @@ def test_most_of_them_are_warned_of():
     """Else nothing above shows that warnings are looked into."""
     warned = [oddity for oddity, data in HARMLESS.items() if module.jpeg_warning(data)]
     assert len(warned) >= 8 and all("\x00" not in oddity for oddity in warned)
+
+
+@pytest.mark.parametrize("chroma", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("luma", [(1, 1), (2, 2), (3, 1), (4, 1)])
+def test_any_chroma_sampling(luma, chroma):
+    """libjpeg-turbo's interface has names for some of them alone."""
+    data = flat_jpeg(50, 40, [luma, chroma, (1, 1)])
+    assert (decode_rgb(data, "a") == 128).all() and decode_rgb(data, "a").shape == (40, 50, 3)
+    record = encode(data, "a", EncodeSettings("keep", check="decode"))
+    assert simplejpeg.decode_jpeg(record.payload, strict=True).shape == (40, 50, 3)
 
 
 def halved(data: bytes) -> bytes:

@@ -157,7 +157,8 @@ def test_plan_takes_over_the_rows_of_another(batch):
 def test_plan_that_does_not_fit_into_another(batch, full_image_table):
     plan = make_plan(batch, full_image_table(batch), 10)
     with pytest.raises(
-        ValueError, match=r"\(5, 5, 11, False, 1\) and 0 slots does not fit into one of \(5, 5, 10, False, 1\) and 0"
+        ValueError,
+        match=r"\(5, 5, 11, False, 1, False\) and 0 slots does not fit into one of \(5, 5, 10, False, 1, False\) and 0",
     ):
         plan.update(make_plan(batch, full_image_table(batch), 11))
     with pytest.raises(ValueError, match="5 slots does not fit"):

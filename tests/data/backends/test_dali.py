@@ -59,7 +59,7 @@ class TestOnTheCpu:
         assert len(buffers) == 1 and batch.pixels is buffers[0]
 
     def test_mixed_file(self, mixed, capfd):
-        """Raw pixels are copied, the CMYK picture comes from cpu and that is said once; DALI gets over the scratch."""
+        """Raw pixels are copied, the CMYK picture comes from cpu and that is said once; DALI gets over the oddity."""
         dali, cpu = open_backend("dali", mixed, 2), open_backend("cpu", mixed, 2)
         for ids in (np.arange(6), np.array([3, 4, 0, 5, 2, 1, 2]), np.array([0, 3])):
             one, other = dali.fetch(ids), cpu.fetch(ids)
