@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from fastvarcon.errors import UserError
+from fastvarcon.errors import UserError, reason
 
 # PIL goes by content, whatever the name: no interpreter of EPS by surprise. JPEG includes MPO.
 FORMATS = (
@@ -70,7 +70,7 @@ def _naming(name: str) -> Iterator[None]:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(f"{name}: more than {most:,} pixels, shrink it first") from None
     except Exception as error:  # decoders raise whatever they meet in damaged bytes
-        raise ImageError(f"{name}: broken image ({error})") from None
+        raise ImageError(f"{name}: broken image ({reason(error)})") from None
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
