@@ -112,9 +112,7 @@ def convert(
             full disk. An earlier `out` stays as it was, and what has been converted is kept for the next call.
     """
     settings.validate()
-    classes = check_names(
-        source.classes, source.name
-    )  # what open_source gives has been checked, of others is not known
+    classes = check_names(source.classes, source.name)  # a source of somebody else may not have done so
     samples = part_of(len(source), shard)
     extra = dataclasses.asdict(settings)
     if shard is not None:
