@@ -219,11 +219,20 @@ def memory() -> str:
     return table(head, body, [("loader_memory", row)])
 
 
+FUZZED = {"fuzz_reader.py": "converted files, read", "fuzz_sources.py": "data sets of every kind, converted"}
+
+
 def fuzz() -> str:
+    """A row for each script, of all its runs."""
     found = every_row("fuzz")
-    total = {name: sum(int(row[name]) for row in found) for name in ("n", "opened", "refused", "crashes", "hangs")}
-    cells = (f"{value:,}" for value in total.values())
-    return table(("damaged files", "opened", "refused", "crashes", "hangs"), [cells], (("fuzz", row) for row in found))
+    scripts = dict.fromkeys(row["command"].split()[1].removeprefix("benchmarks/") for row in found)
+    body = []
+    for script in scripts:
+        rows = [row for row in found if script in row["command"]]
+        counts = (sum(int(row[name]) for row in rows) for name in ("n", "opened", "refused", "crashes", "hangs"))
+        body.append((FUZZED.get(script, script), *(f"{count:,}" for count in counts)))
+    head = ("what", "damaged", "opened", "refused", "crashes", "hangs")
+    return table(head, body, (("fuzz", row) for row in found))
 
 
 def pillow() -> str:

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import PIL
 import simplejpeg
 
+from fastvarcon.data.class_names import check_names
 from fastvarcon.data.image_kinds import refuse_left_out
 from fastvarcon.data.records import open_records
 from fastvarcon.data_prep.beton_writer import BetonWriter
@@ -111,13 +112,14 @@ def convert(
         restart: throw away what an interrupted conversion left.
 
     Raises:
-        UserError: a broken image or more than a handful of files that cannot be read (policy stop), no image at all, a
-            dead worker, a full disk. An earlier `out` stays as it was, and what has been converted is kept for the
-            next call.
+        UserError: class names that no file can keep, a broken image or more than a handful of files that cannot be read
+            (policy stop), no image at all, a dead worker, a full disk. An earlier `out` stays as it was, and what has
+            been converted is kept for the next call.
     """
     settings.validate()
     if on_error == "stop":
         refuse_left_out(source.name, source.left_out, "pass --on-error skip")
+    classes = check_names(source.classes, source.name)  # a source of somebody else may not have done so
     samples = part_of(len(source), shard)
     extra = dataclasses.asdict(settings)
     if shard is not None:
@@ -129,13 +131,13 @@ def convert(
         return complete
     writer: RecordWriter
     if format == "beton":
-        writer = BetonWriter(out, len(samples), source.classes, extra)
+        writer = BetonWriter(out, len(samples), classes, extra)
     elif settings.mode == "raw":
         raise UserError("--format tar holds JPEG images, not raw pixels: use --mode jpg or keep, or --format beton")
     else:
         from fastvarcon.data_prep.tar_writer import TarWriter
 
-        writer = TarWriter(out, len(samples), source.classes, extra, tar_shard_size)
+        writer = TarWriter(out, len(samples), classes, extra, tar_shard_size)
     run = _Run(source, samples, writer, Remarks(settings), progress or Silence())
     with run.keeping_what_is_done():
         run.resume(header, restart, on_error)

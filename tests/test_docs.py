@@ -96,6 +96,7 @@ ELSEWHERE = {
         '"torch.distributed.run", "--nproc_per_node", "2"',
     ),
     "sbatch ": ("tests/test_launching.py", "train.sbatch"),
+    "python benchmarks/fuzz_sources.py": ("tests/data_prep/sources/test_source_fuzz.py", "fuzz_sources.read_source("),
     "python benchmarks/fuzz_reader.py": ("tests/data/test_beton_fuzz.py", "fuzz_reader.fuzz("),
     "python benchmarks/pillow_images.py": ("tests/benchmarks/test_pillow_images.py", "module.main("),
     "python recipes/cl_vs_nscl.py": ("tests/training/test_cl_vs_nscl.py", "cl_vs_nscl.py"),
@@ -350,5 +351,5 @@ def test_messages_of_the_faq_are_said_by_the_program():
     titles = re.findall(r"^## `(.+)`$", PAGES[ROOT / "docs" / "faq.md"], re.M)
     assert len(titles) >= 5
     for title in titles:
-        for part in title.split("..."):
+        for part in re.split(r"\.\.\.|`, `", title):
             assert part.strip() in plain, title

@@ -23,6 +23,8 @@ from fastvarcon.machine import available_memory
 
 NAME = re.compile(r"(?P<set>.*?)[-_.]?(?P<content>images|labels)[-.]idx[134][-.]ubyte(\.gz)?")
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MOST = 1032
+"""Times as large as the file can what it holds be."""
 UINT8 = 8
 
 
@@ -142,6 +144,8 @@ def _unpacked(path: Path) -> np.ndarray:
             head += file.read(4 * head[3]) if len(head) == 4 else b""
             shape, _ = _header(path, np.frombuffer(head, np.uint8))
             size, room = math.prod(shape), available_memory()
+            if size > GZIP_MOST * path.stat().st_size:
+                raise UserError(f"{path} holds fewer than the {size} bytes that its header says: fetch it again")
             if size > room:
                 raise UserError(
                     f"{path} unpacks to {size / 1e9:,.1f} GB, {room / 1e9:.1f} GB are free: gunzip it first"

@@ -43,8 +43,7 @@ class ParquetSource(Source):
         """Row groups of all files: the file, its row group, the row of the file with which that begins."""
         starts, labels = [0], []
         for number, file in enumerate(self._files):
-            opened = _open(file)
-            schema = opened.schema_arrow
+            opened, schema = _open(file)
             if number == 0:
                 first, classes = schema, class_lists(file, schema)
                 self._column = choose_image_column(file, schema, image_column)
@@ -77,7 +76,7 @@ class ParquetSource(Source):
             if cached is None or cached[0] != slot:
                 cached = self._cache = (slot, self._row_group(slot))
             content = cached[1][index - int(self._starts[slot])].as_py()
-        except (pa.ArrowException, OSError, UserError) as error:
+        except Exception as error:  # damaged bytes fail in any way
             raise ImageError(f"{self.key(index)}: {reason(error)}") from None
         if content is None:
             raise ImageError(f"{self.key(index)}: no image, or only the path of one")
@@ -91,16 +90,17 @@ class ParquetSource(Source):
 
     def _row_group(self, slot: int) -> pa.ChunkedArray:
         file, group, _ = self._groups[slot]
-        table = _open(self._files[file]).read_row_group(group, columns=[self._column], use_threads=False)
+        table = _open(self._files[file])[0].read_row_group(group, columns=[self._column], use_threads=False)
         column = table.column(self._column)
         return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
-def _open(file: Path) -> pq.ParquetFile:
+def _open(file: Path) -> tuple[pq.ParquetFile, pa.Schema]:
     content = map_bytes(file)  # pyarrow would take some names for addresses, and not take others
     try:
-        return pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
-    except (pa.ArrowException, OSError) as error:
+        opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
+        return opened, opened.schema_arrow
+    except Exception as error:  # damaged bytes fail in any way
         raise UserError(f"{file} is not a whole parquet file ({reason(error)}): fetch it again") from None
 
 
@@ -112,7 +112,7 @@ def _read_labels(file: Path, opened: pq.ParquetFile, column: str) -> pa.ChunkedA
         if pa.types.is_integer(kind):
             return values.cast(pa.int64())
         return values.cast(pa.binary()).cast(pa.string())  # by way of bytes: whether text is UTF-8 is checked then
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:  # damaged bytes fail in any way
         raise UserError(f"{file} has labels that cannot be read ({reason(error)}): fetch it again") from None
 
 

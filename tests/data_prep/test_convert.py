@@ -258,6 +258,14 @@ def test_source_of_pixels(tmp_path, workers):
     assert done.written == 99 and done.skipped == ["row 99: not an image that can be read"]
 
 
+def test_class_names_are_checked_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(Pixels, "classes", ["even", "o\ud800dd"])
+    monkeypatch.setattr(Pixels, "read", lambda self, index: pytest.fail("it was read"))
+    with pytest.raises(UserError, match=r"pixels has a class named 'o\\ud800dd', which is not UTF-8 text: rename it"):
+        convert(Pixels(), tmp_path / "a.beton", EncodeSettings("raw"), workers=1, on_error="skip")
+    assert not list(tmp_path.iterdir())
+
+
 class Failing(Pixels):
     def __init__(self, error):
         self.error = error

@@ -132,12 +132,19 @@ def test_what_is_missing_or_must_be_chosen(tmp_path, digits):
         open_source((tmp_path / "x").mkdir() or tmp_path / "x", "idx")
 
 
-def test_a_gz_file_that_memory_does_not_hold(digits, tmp_path):
+def test_a_gz_file_that_memory_does_not_hold(digits, tmp_path, monkeypatch):
+    write_pair(tmp_path, "train-", digits[0][:3], digits[1][:3], compressed=True)
+    monkeypatch.setattr("fastvarcon.data_prep.sources.idx.available_memory", lambda: 100)
+    with pytest.raises(UserError, match=r"unpacks to 0.0 GB, 0.0 GB are free: gunzip it first"):
+        open_source(tmp_path, "idx")
+
+
+def test_a_gz_file_that_cannot_hold_what_it_says(digits, tmp_path):
     write_pair(tmp_path, "train-", digits[0][:3], digits[1][:3], compressed=True)
     header = b"\0\0\x08\x03" + np.array([2**31, 2**10, 2**10], ">u4").tobytes()
     (images,) = tmp_path.glob("*images*")
     images.write_bytes(gzip.compress(header + bytes(1000)))
-    with pytest.raises(UserError, match=r"unpacks to 2,251,799.8 GB, .* GB are free: gunzip it first"):
+    with pytest.raises(UserError, match=r"holds fewer than the 2251799813685248 bytes that its header says"):
         open_source(tmp_path, "idx")
 
 
