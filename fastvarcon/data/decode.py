@@ -21,14 +21,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageColor, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-<<<<<<< HEAD
 from fastvarcon.data.deep_pixels import RangeError, read_image
 from fastvarcon.data.image_kinds import HEAD, TEXT, kind_of
 from fastvarcon.data.jpeg_stream import unreadable_form, without_oddities
-from fastvarcon.errors import UserError
-=======
 from fastvarcon.errors import UserError, reason
->>>>>>> sources
 
 # PIL goes by content, whatever the name: no interpreter of EPS by surprise. JPEG includes MPO.
 FORMATS = (
@@ -87,27 +83,12 @@ class Decoded(NamedTuple):
 def colour_of(text: str) -> tuple[int, int, int]:
     """The colour of a name or #rrggbb. Raises UserError for anything else."""
     try:
-<<<<<<< HEAD
         red, green, blue, *opacity = ImageColor.getrgb(text)
     except ValueError:
         opacity = [0]
     if opacity:
         raise UserError(f"--background {text} is not a colour: give a name, as white, or #rrggbb")
     return red, green, blue
-=======
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # corrupt EXIF and large images warn; what matters raises
-            yield
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image that can be read") from None
-    except (FileNotFoundError, PermissionError) as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageError(f"{name}: more than {most:,} pixels, shrink it first") from None
-    except Exception as error:  # decoders raise whatever they meet in damaged bytes
-        raise ImageError(f"{name}: broken image ({reason(error)})") from None
->>>>>>> sources
 
 
 def read_file(path: Path, name: str) -> bytes:
@@ -124,7 +105,7 @@ def read_file(path: Path, name: str) -> bytes:
         with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
+        raise ImageError(f"{name}: cannot be read ({reason(error)})") from None
 
 
 def check_size(size: int, name: str) -> None:

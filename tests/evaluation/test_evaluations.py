@@ -58,7 +58,17 @@ def test_transfer(score, digits):
 
 def test_fine_tuning_learns(score, encoder_file, digits):
     before = encoder_file.read_bytes()
-    args = ("--datasets", digits[1], digits[1], "--fine-tune", "--fine-tune-epochs", "8", "--fine-tune-batch", "32")
+    args = (
+        "--datasets",
+        digits[1],
+        digits[1],
+        "--fine-tune",
+        "--fine-tune-epochs",
+        "8",
+        "--fine-tune-batch",
+        "32",
+        "--allow-same",
+    )
     figures, said, page = score("transfer", *args)
     [row] = figures["rows"]
     assert row["fine_tuned_top1"] > 0.3 and row["fine_tune_lr"] in (0.003, 0.01, 0.03)
