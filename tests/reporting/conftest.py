@@ -25,7 +25,8 @@ CLUSTERING = {
 }  # fmt: skip
 SUMMARY = {
     "final_loss": 1.5, "epochs": 2, "seconds": 9.5, "views_per_second": 100.0, "data_wait_fraction": 0.1,
-    "world_size": 1, "global_batch": 128, "backend": "cpu", "device_name": "a CPU", "versions": {"torch": "2"}, "command": "train.py",
+    "world_size": 1, "global_batch": 128, "backend": "cpu", "device_name": "a CPU", "versions": {"torch": "2"},
+    "command": "train.py",
 }  # fmt: skip
 
 
