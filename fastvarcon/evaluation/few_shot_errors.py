@@ -43,7 +43,7 @@ def few_shot_errors(
         drawn = torch.cat([_draw((labels == c).nonzero()[:, 0], shots, generator) for c in classes])
         few, target = x[drawn].float(), torch.arange(len(classes)).repeat_interleave(shots)
         means = few.unflatten(0, (len(classes), shots)).mean(1)
-        errors[0] += (torch.cdist(test_x.float(), means).argmin(1) != test).double().mean()
+        errors[0] += (torch.cdist(test_x.double(), means.double()).argmin(1) != test).double().mean()
         errors[1] += (_probe(few, target, len(classes), test_x.float()) != test).double().mean()
     nearest, probe = (errors / repeats).tolist()
     return {"nearest_mean": nearest, "probe": probe}

@@ -10,10 +10,10 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 
 from fastvarcon.config import Config
+from fastvarcon.errors import UserError
 from fastvarcon.evaluation import geometry
 from fastvarcon.evaluation.features import Features
 from fastvarcon.evaluation.few_shot_bounds import camera_ready_bound, first_bound, pairwise_bound
@@ -23,6 +23,7 @@ from fastvarcon.evaluation.moments import ClassMoments, DirectionalMoments, meas
 from fastvarcon.evaluation.options import Geometry
 from fastvarcon.evaluation.view_geometry import ViewMoments, uniformity
 from fastvarcon.losses.ssem import batch_threshold
+from fastvarcon.models.weights import read_some
 from fastvarcon.run_folder import CHECKPOINT_FILE, RunFolder
 
 FEWEST_SHOTS = 10  # that the proofs of the bounds ask for
@@ -107,8 +108,10 @@ def classifier_figures(job: Job, moments: ClassMoments, x: Tensor) -> dict[str, 
         return {}
     if Config.load(job.target.place / "config.json").loss.name != "cross_entropy":
         return {}
-    with safe_open(RunFolder(job.target.place).last / CHECKPOINT_FILE, framework="pt") as file:
-        weight, bias = (file.get_tensor(f"{CLASSIFIER_PREFIX}{name}") for name in ("weight", "bias"))
+    path = RunFolder(job.target.place).last / CHECKPOINT_FILE
+    weight, bias = read_some(path, [f"{CLASSIFIER_PREFIX}{name}" for name in ("weight", "bias")])
+    if weight.shape != (len(moments.count), x.shape[1]) or bias.shape != weight.shape[:1]:
+        raise UserError(f"{path} holds a classifier of {list(weight.shape)}: evaluate with the data of the run")
     return geometry.nc3(moments, weight, bias) | {"nc4": geometry.nc4(moments, weight, bias, x)}
 
 

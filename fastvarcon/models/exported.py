@@ -98,7 +98,8 @@ def _spec_of_export(path: Path) -> EncoderSpec:
         fields = json.loads(header)
         if not isinstance(fields, dict) or fields.keys() != KEYS.keys():
             raise ValueError(f"its header does not say {', '.join(KEYS)}")
-        return EncoderSpec.of_config(Config.from_flat({KEYS[name]: value for name, value in fields.items()}, path))
+        flat = {KEYS[name]: value for name, value in fields.items()}
+        return EncoderSpec.of_config(Config.from_flat(flat, Path("its header")))
     except (ValueError, RecursionError) as error:
         reason = "its header is too deeply nested" if isinstance(error, RecursionError) else error
         raise UserError(

@@ -37,6 +37,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         raise not_whole(path, error) from None
 
 
+def read_some(path: Path, names: Sequence[str]) -> list[Tensor]:
+    """Some tensors of a large file. Raises UserError as `read_tensors`, and for one that the file lacks."""
+    lacking = [name for name in names if name not in shapes_in(path)]
+    if lacking:
+        raise UserError(f"{path} lacks the tensor {lacking[0]}: train that run again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return [file.get_tensor(name) for name in names]
+    except (OSError, SafetensorError) as error:
+        raise not_whole(path, error) from None
+
+
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes, of the header alone. Raises UserError as `read_tensors`."""
     try:

@@ -13,7 +13,7 @@ from fastvarcon.errors import UserError
 from fastvarcon.evaluation.calibration import expected_error, reliability
 from fastvarcon.evaluation.clustering import against_superclasses, agreement, read_superclasses, superclass_labels
 from fastvarcon.evaluation.corruption import ALEXNET, ALEXNET_CLEAN, mean_errors
-from fastvarcon.evaluation.scores import interval95, mean_std, top_k
+from fastvarcon.evaluation.scores import interval95, mean_std, top_k, wilson
 from fastvarcon.evaluation.transfer import class_mean
 
 
@@ -99,3 +99,17 @@ def test_corruption_error_of_alexnet_is_one():
     half = {name: dict.fromkeys("12345", value / 2) for name, value in ALEXNET.items()}
     assert mean_errors(half, 0.2, alexnet=True)["mce"] == pytest.approx(0.5)
     assert mean_errors(half, 0.2, alexnet=False)["mce"] is None
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (358, 360), (1, 2), (8758, 10_000)])
+def test_wilson_interval_is_scipys(hits, count):
+    expected = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert wilson(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_top_k_of_equal_logits_is_that_of_a_stable_sort(k):
+    logits = torch.tensor([[0.0, 0, 0, 0], [1, 2, 2, 1], [3, 3, 1, 3]]).repeat(4, 1)
+    labels = torch.arange(4).repeat_interleave(3)
+    order = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :k]
+    assert top_k(logits, labels, k) == (order == labels.numpy()[:, None]).any(1).mean()

@@ -1,6 +1,7 @@
 """RUN on the command line, for all that it may be; and inputs that do not fit: one line, exit code 2."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -186,3 +187,117 @@ def test_score_of_an_exported_encoder_has_a_folder_of_its_own(fastvarcon, encode
     assert {"top1", "command", "seed", "seconds"} <= score.keys() and score["size"] == 8
     assert "Scores of tiny" in (tmp_path / "runs/eval-tiny/report.html").read_text()
     assert "tiny kNN" in fastvarcon("report", "runs/eval-tiny")
+
+
+def header(**changes) -> dict[str, str]:
+    fields = {"encoder": "resnet18", "width": 1 / 16, "small_images": True, "size": 16, "eval_resize": 18}
+    fields |= {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    return {"format": "pt", "fastvarcon": json.dumps({**fields, **changes})}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 60.0}, "does not fit the architecture: conv1.weight is 4 x 3 x 3 x 3, not 3840 x 3 x 3 x 3"),
+        ({"width": 1e9}, "--model.width must be positive and at most 64"),
+        ({"width": "1"}, "model.width has a value that no version"),
+        ({"width": float("nan")}, "model.width has a value that no version"),
+        ({"encoder": ["resnet18"]}, "model.encoder has a value"),
+        ({"encoder": "vgg"}, "--model.encoder vgg is not known"),
+        (
+            {
+                "encoder": "timm/vit_giant_patch14_224",
+                "width": 1.0,
+                "small_images": False,
+                "size": 224,
+                "eval_resize": 256,
+            },
+            "lacks",
+        ),
+        ({"size": 10**6}, "--data.size must lie between 1 and 4096"),
+        ({"size": 10**400}, "data.size has a value"),
+        ({"eval_resize": 8}, "--data.eval-resize (8) must lie between"),
+        ({"mean": [0.5, 0.5]}, "data.mean has a value"),
+        ({"std": [0, 0, 0]}, "--data.std must be positive"),
+        ({"interpolation": "lanczos"}, "data.interpolation has a value"),
+        ({"more": 1}, "its header does not say encoder, width"),
+    ],
+)
+def test_a_header_is_not_believed(encoder_file, tmp_path, changes, message, monkeypatch):
+    """Neither its types nor its sizes; what does not fit the file is refused before the network takes memory."""
+    if str(changes.get("encoder")).startswith("timm/"):
+        pytest.importorskip("timm", reason="timm is not installed")
+    made = []
+    monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", lambda conv: made.append(conv.weight.device.type))
+    save_file(load_file(encoder_file), tmp_path / "model.safetensors", header(**changes))
+    with pytest.raises(UserError) as refused:
+        resolve(str(tmp_path), None).build(16)
+        _ = resolve(str(tmp_path), None).settings
+    assert message in str(refused.value) and "\n" not in str(refused.value) and set(made) <= {"meta"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "5", "null", "[" * 100_000, '{"width": 1' + "0" * 5000 + "}"])
+def test_a_header_that_is_no_json_object(encoder_file, tmp_path, text):
+    save_file(load_file(encoder_file), tmp_path / "model.safetensors", {"fastvarcon": text})
+    with pytest.raises(UserError, match="is not an encoder that `fastvarcon export` wrote"):
+        resolve(str(tmp_path), None).settings  # noqa: B018
+
+
+def test_weights_whose_sizes_are_of_no_network(encoder_file, tmp_path):
+    """The stem of a file of weights tells a width: what else the file holds has to be of that width too."""
+    state = load_file(encoder_file)
+    for change, message in [
+        (
+            {"conv1.weight": torch.zeros(4000, 3, 3, 3)},
+            "does not fit the architecture: conv1|bn1.weight is 4, not 4000",
+        ),
+        ({"conv1.weight": torch.zeros(9)}, "does not hold a ResNet"),
+        ({"conv1.weight": torch.zeros(0, 3, 3, 3)}, "does not hold a ResNet"),
+        ({"conv1.weight": torch.zeros(4, 3, 3, 3, dtype=torch.complex64)}, "holds torch.complex64"),
+        ({"conv1.weight": torch.zeros(4, 3, 3, 3, dtype=torch.int8)}, "holds torch.int8"),
+    ]:
+        save_file(state | change, tmp_path / "w.safetensors")
+        with pytest.raises(UserError, match=message):
+            Target("file", tmp_path / "w.safetensors").build(16)
+
+
+def test_features_that_are_not_finite_are_refused(fastvarcon, encoder_file, digits, tmp_path):
+    state = load_file(encoder_file)
+    for value in (torch.nan, 1e30):
+        save_file(state | {"bn1.bias": torch.full_like(state["bn1.bias"], value)}, tmp_path / "w.safetensors")
+        data = ("--data.train", digits[0], "--data.val", digits[1], "--data.size", "8", "--out", tmp_path / "out")
+        said = fastvarcon("eval", "knn", tmp_path / "w.safetensors", *data, code=2)
+        assert "makes features that are not finite of 1,437 of the 1,437 images" in said and "image 0 first" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_are_printed_before_they_cannot_be_written(monkeypatch, capsys, encoder_file, digits, tmp_path):
+    """And the features, which a later evaluation would make again, are no reason to stop."""
+    from fastvarcon import cli
+
+    (tmp_path / "file").touch()
+    data = ["--data.train", digits[0], "--data.val", digits[1], "--data.size", "8", "--out", tmp_path / "file"]
+    monkeypatch.setattr("sys.argv", ["fastvarcon", "eval", "knn", *map(str, [encoder_file, *data])])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    said = capsys.readouterr()
+    assert left.value.code == 2 and "knn on encoder: top-1" in said.out
+    assert "the features are not kept" in said.err
+    assert re.search(
+        r"^error: \S*file/eval/knn\.json cannot be written \(Not a directory\): .*--out\n$", said.err, re.M
+    )
+
+
+def test_held_out_classes_may_have_another_order(fastvarcon, encoder_file, digits, tmp_path):
+    """Labels are numbers in a file; they meet by the names of the classes."""
+    whole, path = Beton(digits[1]), tmp_path / "reversed.beton"
+    with BetonWriter(path, len(whole), whole.classes[::-1]) as writer:
+        for i in range(len(whole)):
+            writer.add(Record(bytes(whole.record(i)), RAW, 8, 8), 9 - int(whole.labels[i]), int(whole.hashes[i]))
+    scores = []
+    for val in (digits[1], path):
+        out = tmp_path / f"{val.stem}-scores"
+        data = ("--data.train", digits[0], "--data.val", val, "--data.size", "8", "--out", out)
+        fastvarcon("eval", "knn", encoder_file, *data)
+        scores.append(json.loads((out / "eval" / "knn.json").read_text())["top1_by_k"])
+    assert scores[0] == scores[1] and scores[0]["20"] > 0.5
