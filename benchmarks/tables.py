@@ -4,8 +4,9 @@
     python benchmarks/tables.py --check    exit with 1 and a diff where a page is not what the rows say
 
 A page says `<!-- table:NAME -->` and `<!-- /table -->`, each on a line of its own; TABLES[NAME]() stands between. Which
-rows a table shows is data in tables_scores.py and tables_speed.py: the columns that pick them. Of several measurements
-of the same thing the newest counts, unless all do: then the median of their medians and the range over all of them.
+rows a table shows is data in tables_kernels.py, tables_scores.py and tables_speed.py: the columns that pick them. Of
+several measurements of the same thing the newest counts, unless all do: then the median of their medians and the range
+over all of them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import re
 import sys
 from pathlib import Path
 
+import tables_kernels
 import tables_scores
 import tables_speed
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.S)
-TABLES = {**tables_scores.TABLES, **tables_speed.TABLES}
+TABLES = {**tables_kernels.TABLES, **tables_scores.TABLES, **tables_speed.TABLES}
 
 
 def filled(page: str) -> str:
