@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import pytest
 
-def test_value_and_gradient_are_those_of_one_process(run_python):
-    done = run_python(Path(__file__).with_name("ranks_varcon.py"), "2", "4", "8")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("agrees") == 2 + 4 + 8
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_value_and_gradient_are_those_of_one_process(run_ranks, world_size):
+    output = run_ranks(world_size, Path(__file__).with_name("ranks_varcon.py"))
+    assert output.count("agrees") == world_size
