@@ -16,6 +16,8 @@ TAKEN = {"registers": " registers", "stack": " B of stack", "shared": " B of sha
 """Columns of the record, and what they count."""
 SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Bytes of shared memory that one program can have, by capability."""
+TENSOR_MEMORY = 512
+"""Columns of tensor memory that one program can have, on the GPUs that have it."""
 MMA = {80: "mma.sync", 89: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma", 120: "mma.sync"}
 """Fastest instruction of the tensor cores, by capability."""
 

@@ -39,6 +39,8 @@ class Compiled:
     """Bytes per thread: what did not fit into registers."""
     shared: int
     """Bytes per program."""
+    tensor_memory: int
+    """Columns per program, on a GPU that has it. Beyond the limit, Triton compiles a kernel that only traps."""
     ptx: str
 
 
@@ -88,7 +90,7 @@ def _summary(capability: int, launch: str, kernel) -> Compiled:
     used = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", report)}
     return Compiled(
         capability, kernel.metadata.name, launch, kernel.hash, used["REG"], used["STACK"], kernel.metadata.shared,
-        kernel.asm["ptx"],
+        kernel.metadata.tmem_size or 0, kernel.asm["ptx"],
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ What else the compiler decides is on record, and compared and reported: see test
 """
 
 import pytest
-from resources import MMA, SHARED, deviations, instructions, name, recorded
+from resources import MMA, SHARED, TENSOR_MEMORY, deviations, instructions, name, recorded
 
 DOTS = ("_onehot_sums", "_sum_runs", "_rows", "_scores", "_dw", "_t")
 """Kernels of VarCon that multiply matrices."""
@@ -38,10 +38,12 @@ def of(family: str, compiled: list[dict]) -> list[dict]:
     return [kernel for kernel in compiled if kernel["launch"].startswith(family)]
 
 
-def test_shared_memory_fits(compiled):
+def test_kernels_fit(compiled):
     assert {kernel["kernel"] for kernel in of("varcon", compiled)} == {*DOTS, *OTHERS}
     for kernel in [*compiled, *recorded()]:
         assert kernel["shared"] <= SHARED[kernel["capability"]], name(kernel)
+    for kernel in compiled:
+        assert kernel["tensor_memory"] <= TENSOR_MEMORY, name(kernel)
 
 
 def test_products_run_on_the_tensor_cores(compiled):
