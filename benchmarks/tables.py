@@ -4,9 +4,9 @@
     python benchmarks/tables.py --check    print a diff and exit with 1 if a page differs from the rows
 
 A page contains `<!-- table:NAME -->` and `<!-- /table -->`, each on a line of its own; the text of TABLES[NAME]() goes
-between them. tables_scores.py and tables_speed.py list the column values that select the rows of each table. If the
-same thing was measured several times, the table shows the newest measurement, or (where a table says so) the median of
-the medians with the range over all measurements.
+between them. tables_kernels.py, tables_scores.py and tables_speed.py list the column values that select the rows of
+each table. If the same thing was measured several times, the table shows the newest measurement, or (where a table says
+so) the median of the medians with the range over all measurements.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import re
 import sys
 from pathlib import Path
 
+import tables_kernels
 import tables_scores
 import tables_speed
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.S)
-TABLES = {**tables_scores.TABLES, **tables_speed.TABLES}
+TABLES = {**tables_kernels.TABLES, **tables_scores.TABLES, **tables_speed.TABLES}
 
 
 def filled(page: str) -> str:

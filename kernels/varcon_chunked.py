@@ -116,6 +116,7 @@ def _scores(
     at = tl.program_id(1) * chunk + row
     if tl.program_id(1) * BLOCK < limit_of(parts, programs):
         cos, row, k = tile_of_cosines(z, w, y, first, n, D, stride, PRECISION, BLOCK_D, BLOCK_K)
+        cosines = tl.sum(cos, 1)  # now, so that x can take the registers of cos
         x = cos * scale + tl.load(bias + k)[None, :]
         x = tl.where(y[:, None] == k[None, :], float("-inf"), x)
         best = tl.max(x, 1)
@@ -123,7 +124,7 @@ def _scores(
         if ref is not None:
             level_M = tl.load(ref + row, row < n, 0.0)
         e_MC = tl.exp2(x - level_M[:, None])
-        exps, cosines = tl.sum(e_MC, 1), tl.sum(cos, 1)
+        exps = tl.sum(e_MC, 1)
     else:
         k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         e_MC = tl.zeros([BLOCK, BLOCK], tl.float32)

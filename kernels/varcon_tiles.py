@@ -1,9 +1,13 @@
 """Tile shapes of the VarCon kernels: a static table, so that results and start-up never depend on a measurement.
 
-The shapes were chosen by compiling: the largest whose accumulators stay in registers (spilled bytes are gated in
-tests/kernels/test_varcon_aot.py) and whose operands fit the shared memory. Every warp has rows of its own, 16 of them
-for the products of an A100 and for those of an H100: with fewer rows, Triton lets several warps make the same scores.
-That is why D = 512 is not here for those two: 64 rows on 8 warps would do the first product twice.
+The shapes were chosen by compiling with every minor release of Triton from 3.6 to 3.9: of those whose operands fit the
+shared memory, one whose worst release spills least. What each takes is recorded by
+
+    python benchmarks/kernel_resources.py --triton 3.6 3.7 3.8 3.9
+
+and docs/kernels.md has the table. Every warp has rows of its own, 16 of them for the products of an A100 and for those
+of an H100: with fewer rows, Triton lets several warps make the same scores. That is why D = 512 is not here for those
+two: 64 rows on 8 warps would do the first product twice.
 `FASTVARCON_AUTOTUNE=1` measures neighbours on the first call of each shape, and keeps the fastest for the process.
 """
 
@@ -40,12 +44,12 @@ Table = dict[tuple[str, int, int], Tile]
 
 HOPPER: Table = {
     ("rows", 2, 128): Tile(64, 64, 4, 3),  # two of them share a multiprocessor
-    ("rows", 2, 256): Tile(128, 64, 8, 2),
+    ("rows", 2, 256): Tile(128, 32, 8, 2),
     ("few rows", 2, 256): Tile(64, 32, 4, 3),
-    ("rows", 4, 128): Tile(64, 32, 4, 2),
+    ("rows", 4, 128): Tile(128, 16, 8, 2),
     ("sums", 2, 128): Tile(32, 64, 4, 2),
     ("sums", 2, 256): Tile(32, 128, 8, 2),
-    ("sums", 4, 128): Tile(16, 64, 4, 2),
+    ("sums", 4, 128): Tile(16, 128, 8, 2),
 }
 """H100 and H200 (227 KiB)."""
 BLACKWELL: Table = HOPPER | {
@@ -57,7 +61,7 @@ BLACKWELL: Table = HOPPER | {
 """B200 and B300 (227 KiB), whose accumulators do not lie in registers."""
 AMPERE: Table = {
     ("rows", 2, 128): Tile(128, 32, 8, 3),
-    ("rows", 2, 256): Tile(64, 32, 4, 3),
+    ("rows", 2, 256): Tile(64, 16, 4, 3),
     ("sums", 2, 128): Tile(32, 64, 4, 2),
     ("sums", 2, 256): Tile(32, 64, 4, 2),
 }
@@ -122,6 +126,7 @@ def tuned(key: Hashable, tile: Tile, launch: Callable[[Tile], object]) -> Tile:
 
 
 def _milliseconds(launch: Callable[[Tile], object], tile: Tile) -> float:
+    """Infinity where the tile does not fit."""
     try:
         return triton.testing.do_bench(lambda: launch(tile))
     except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError):

@@ -133,7 +133,7 @@ def decode(source: Path | bytes | memoryview, name: str, rendering: Rendering = 
     try:
         rgb, transparent = over_background(image, rendering.background)
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be converted to RGB ({error})") from None
+        raise ImageError(f"{name}: cannot be converted to RGB ({reason(error)})") from None
     return Decoded(np.asarray(rgb), transparent, largest)
 
 
@@ -230,7 +230,7 @@ def _what_is_wrong(data: bytes | memoryview, error: Exception) -> str:
             f"a JPEG of a kind that decoders do not read ({form}): store it again with 8 bits a sample, Huffman coded"
         )
     if not isinstance(error, Image.UnidentifiedImageError):
-        return f"broken image ({error})"
+        return f"broken image ({reason(error)})"
     kind, readable = kind_of(bytes(data[:HEAD]), "")
     what = "" if readable or kind in ("", TEXT) else f" ({kind}): convert it to JPEG or PNG first"
     return f"not an image that can be read{what}"
