@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -81,6 +83,44 @@ def run_python():
         return subprocess.run(
             command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=timeout, check=False
         )
+
+    return run
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """`call(program, *args)`: `fastvarcon` or a recipe in this process, which has torch already; else as run_python."""
+
+    def run(program: str | Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [str(program), *map(str, args)]
+        monkeypatch.setattr(sys, "argv", command)
+        terminate, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()  # a program sets its own
+        capfd.readouterr()
+        code = 0
+        try:
+            if program == "fastvarcon":
+                importlib.import_module("fastvarcon.cli").main()
+            else:
+                runpy.run_path(str(program), run_name="__main__")
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+            torch.set_num_threads(threads)
+        return subprocess.CompletedProcess(command, code, *capfd.readouterr())
+
+    monkeypatch.chdir(ROOT)
+    return run
+
+
+@pytest.fixture
+def fastvarcon(call):
+    """`fastvarcon(*args, code=0)`: the stdout of the command; the stderr where it is to end with code 2."""
+
+    def run(*args: str | Path, code: int = 0) -> str:
+        done = call("fastvarcon", *args)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code == 2 else done.stdout
 
     return run
 
