@@ -12,6 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Before the libraries that read it. Where several processes share the cores, as those of pytest-xdist do, threads of
+# OpenMP that spin while they wait cost minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 import torch
