@@ -158,7 +158,7 @@ def test_error_of_one_rank_is_shown_and_ends_all(run_python, tmp_path, digits):
             writer.add(Record(payload, JPG if i == BROKEN else RAW, 8, 8), i % 2, content_hash(payload))
     flags = command((tmp_path / "bad.beton", digits[1]), tmp_path / "run", 1, "--train.val-every", "0")
     flags[flags.index("128")] = "8"
-    done = run_python("-m", "torch.distributed.run", "--nproc_per_node", "2", *flags, timeout=120)
+    done = run_python("-m", "torch.distributed.run", "--nproc_per_node", "2", *flags)
     assert done.returncode != 0 and done.stderr.count(f"bad.beton record {BROKEN}: ") == 1
     assert "error on rank 1: " in done.stderr
 
