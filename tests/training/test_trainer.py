@@ -239,11 +239,10 @@ def test_two_processes_give_the_loss_curve_of_one(call, run_ranks, digits, tmp_p
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["world_size"] == 2
 
 
-def test_accelerate_launch_is_the_same_run(train, run_python, digits, tmp_path):
+def test_accelerate_launch_is_the_same_run(train, accelerate_launch, digits, tmp_path):
     flags = ("--train.threads", "1")
     train(*flags, out=tmp_path / "one", epochs=1)
-    done = run_python("-m", "accelerate.commands.launch", *command(digits, tmp_path / "two", 1, *flags))
-    assert done.returncode == 0, done.stdout + done.stderr
+    accelerate_launch(*command(digits, tmp_path / "two", 1, *flags))
     assert loss_curve(tmp_path / "one") == loss_curve(tmp_path / "two")
 
 
