@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -12,8 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Before the libraries that read it. Where several processes share the cores, as those of pytest-xdist do, threads of
-# OpenMP that spin while they wait cost minutes.
+# Before the libraries that read them. What a terminal, a launcher or the settings of a user say is not for our programs
+# here; threads of OpenMP that spin while they wait cost minutes where several processes share the cores.
+for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "MPLBACKEND", "FASTVARCON_AUTOTUNE", "TRITON_INTERPRET"):
+    os.environ.pop(name, None)
+for name in [name for name in os.environ if re.match("(LOCAL_)?(RANK|WORLD_SIZE)$|MASTER_|ACCELERATE_|SLURM_", name)]:
+    del os.environ[name]
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
@@ -30,7 +35,16 @@ if not torch.cuda.is_available():
         memcheck.install()
 
 
+# The files that take longest, by `--durations`: a worker that began one of them last would leave the others idle.
+LONGEST = ("test_survival", "test_trainer", "test_docs", "test_driver", "test_evaluations", "test_varcon_distributed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist puts files with many tests first, however short they are
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -81,7 +95,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def run_python():
     """Run `python ARGS` in a process of its own; returns it with its output as text."""
 
-    def run(*args: str | Path | int, cwd: Path = ROOT, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: str | Path | int, cwd: Path = ROOT, timeout: float = 600, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, **env}
         command = [sys.executable, *map(str, args)]
         return subprocess.run(
