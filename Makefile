@@ -1,16 +1,19 @@
-# make demo    convert, train, score and report scikit-learn's digits (about a minute after the install)
-# make test    lint and all tests
-# make lint    ruff, and mypy over the package
-# make clean   remove the environment and what the demo wrote
-# make tables  write the measured tables of README and docs from the rows in benchmarks/results/
-# make docs    the pages as a site, in build/site
+# make demo         convert, train, score and report scikit-learn's digits (about a minute after the install)
+# make test         lint and all tests
+# make test-matrix  all tests on the oldest and on the newest releases that setup.py allows; ENDS=oldest: on these alone
+# make lint         ruff, and mypy over the package
+# make clean        remove the environments and what the demo wrote
+# make tables       write the measured tables of README and docs from the rows in benchmarks/results/
+# make docs         the pages as a site, in build/site
 # The first call sets up .venv; PYTHON=python3.12 make ... chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/digits
+PYTEST = -m pytest -n auto --maxprocesses 4 --dist loadfile
+ENDS ?= oldest newest
 
-.PHONY: demo test lint tables docs clean
+.PHONY: demo test test-matrix lint tables docs clean
 
 demo: .venv/.installed
 	@rm -rf $(RUN) runs/digits-images
@@ -25,7 +28,24 @@ demo: .venv/.installed
 	@$(BIN)/fastvarcon report $(RUN)
 
 test: lint .venv/.ffcv .venv/.dali
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python $(PYTEST)
+
+# One environment for each end; pip's cache keeps what they and .venv share. The constraints are the floors of setup.py.
+test-matrix: $(ENDS:%=test-%)
+
+test-oldest test-newest: test-%: .matrix/%/.installed
+	.matrix/$*/bin/python $(PYTEST)
+
+.matrix/oldest/.installed: setup.py pyproject.toml tests/ends.py
+	@python=$${PYTHON_OLDEST:-$$($(PYTHON) tests/ends.py python oldest)} && $$python -m venv --clear $(@D)
+	@$(PYTHON) tests/ends.py constraints > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: .matrix/newest/.installed
+.matrix/newest/.installed:
+	@test -x $(@D)/bin/python || { python=$${PYTHON_NEWEST:-$$($(PYTHON) tests/ends.py python newest)} && $$python -m venv $(@D); }
+	$(@D)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -40,11 +60,10 @@ docs: .venv/.installed
 	@echo build/site/index.html
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .matrix runs build *.egg-info
 
 .venv/.installed: setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
-		|| { echo "error: $(PYTHON) is not Python 3.10-3.13: call PYTHON=python3.12 make ..."; exit 2; }
+	@$(PYTHON) tests/ends.py supported || { echo "error: $(PYTHON) is not Python 3.10-3.13: call PYTHON=python3.12 make ..."; exit 2; }
 	@$(PYTHON) -m venv .venv || { echo "error: cannot make .venv: install the venv module (Debian: apt install python3-venv)"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@

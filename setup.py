@@ -28,6 +28,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)],
     packages=sorted({*find_packages(include=["fastvarcon", "fastvarcon.*"]), *FOLDERS}),
     package_dir={"fastvarcon": "fastvarcon", **FOLDERS},
     package_data={"fastvarcon": ["py.typed"]},
@@ -38,7 +39,7 @@ setup(
         "accelerate>=1.10",
         "numba>=0.60",
         "numpy>=1.26",
-        "pillow>=11.2",  # rotation told by XMP
+        "pillow>=11.2",  # the first that heeds an orientation in the XMP block of a JPEG
         "simplejpeg>=1.8",  # libjpeg-turbo in a wheel: decodes into our buffers without the GIL
         "tyro>=1.0.17",
         "rich>=13",

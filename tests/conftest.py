@@ -5,10 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import runpy
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+# Before the libraries that read them. What a terminal, a launcher or the settings of a user say is not for our programs
+# here; threads of OpenMP that spin while they wait cost minutes where several processes share the cores.
+for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "MPLBACKEND", "FASTVARCON_AUTOTUNE", "TRITON_INTERPRET"):
+    os.environ.pop(name, None)
+for name in [name for name in os.environ if re.match("(LOCAL_)?(RANK|WORLD_SIZE)$|MASTER_|ACCELERATE_|SLURM_", name)]:
+    del os.environ[name]
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
@@ -24,7 +35,16 @@ if not torch.cuda.is_available():
         memcheck.install()
 
 
+# The files that take longest, by `--durations`: a worker that began one of them last would leave the others idle.
+LONGEST = ("test_survival", "test_trainer", "test_docs", "test_driver", "test_evaluations", "test_varcon_distributed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist puts files with many tests first, however short they are
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -75,7 +95,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def run_python():
     """Run `python ARGS` in a process of its own; returns it with its output as text."""
 
-    def run(*args: str | Path, cwd: Path = ROOT, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: str | Path | int, cwd: Path = ROOT, timeout: float = 600, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, **env}
         command = [sys.executable, *map(str, args)]
         return subprocess.run(
@@ -86,16 +108,54 @@ def run_python():
 
 
 @pytest.fixture
+def call(monkeypatch, capfd):
+    """`call(program, *args)`: `fastvarcon` or a recipe in this process, which has torch already; else as run_python."""
+
+    def run(program: str | Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [str(program), *map(str, args)]
+        monkeypatch.setattr(sys, "argv", command)
+        terminate, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()  # a program sets its own
+        capfd.readouterr()
+        code = 0
+        try:
+            if program == "fastvarcon":
+                importlib.import_module("fastvarcon.cli").main()
+            else:
+                runpy.run_path(str(program), run_name="__main__")
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+            torch.set_num_threads(threads)
+        return subprocess.CompletedProcess(command, code, *capfd.readouterr())
+
+    monkeypatch.chdir(ROOT)
+    return run
+
+
+@pytest.fixture
+def fastvarcon(call):
+    """`fastvarcon(*args, code=0)`: the stdout of the command; the stderr where it is to end with code 2."""
+
+    def run(*args: str | Path, code: int = 0) -> str:
+        done = call("fastvarcon", *args)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code == 2 else done.stdout
+
+    return run
+
+
+@pytest.fixture
 def run_ranks(run_python):
     """Run a script on several gloo processes, as torchrun does, and fail with its output if one of them fails."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system does not fork")
 
     def run(world_size: int, *args: str | Path, **env: str) -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        done = run_python(
-            "-m", "torch.distributed.run", "--nproc_per_node", str(world_size), "--master_port", str(port), *args, **env
-        )
+        done = run_python(Path(__file__).with_name("ranks.py"), world_size, port, *args, **env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

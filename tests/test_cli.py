@@ -16,17 +16,6 @@ from fastvarcon.data_prep.beton_writer import BetonWriter
 from fastvarcon.data_prep.record import Record
 
 
-@pytest.fixture
-def fastvarcon(run_python):
-    def run(*args, code: int = 0) -> str:
-        done = run_python("-m", "fastvarcon.cli", *args)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout if code == 0 else done.stderr
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def trained(digits, tmp_path_factory):
     """The run folder of one quick epoch on digits."""

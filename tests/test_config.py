@@ -48,8 +48,9 @@ def test_missing_file_is_no_run_folder(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["digits", "cifar10", "cifar100", "imagenette", "imagenet_r50"])
-def test_recipes_show_every_flag_and_their_docstring(run_python, recipe):
-    done = run_python(f"recipes/{recipe}.py", "--help", COLUMNS="200")
+def test_recipes_show_every_flag_and_their_docstring(call, monkeypatch, recipe):
+    monkeypatch.setenv("COLUMNS", "200")
+    done = call(f"recipes/{recipe}.py", "--help")
     assert done.returncode == 0
     flags = [f"--{key.replace('_', '-')}" for key in Config().flat()]
     assert not [flag for flag in flags if flag not in done.stdout and flag.replace("--", "--no-") not in done.stdout]

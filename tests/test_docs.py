@@ -77,6 +77,7 @@ SMALL = {
 # commands that other tests run: how they begin -> (the test, words of it that show it)
 ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
+    "make test-matrix": (".ci/run", "make test-matrix"),
     "make test": (".ci/run", "make test"),
     "make lint": ("Makefile", "test: lint"),
     "make tables": ("tests/benchmarks/test_tables.py", "tables.py"),

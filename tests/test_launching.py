@@ -30,7 +30,7 @@ def test_two_nodes_meet_and_train_one_run(digits, tmp_path):
         subprocess.Popen([*map(str, command)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
     ]
-    said = [node.communicate(timeout=240)[0] for node in nodes]
+    said = [node.communicate(timeout=600)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert json.loads((run / "summary.json").read_text())["world_size"] == 2
     assert [row["step"] for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "step"] == [1, 2]

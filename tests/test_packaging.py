@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import ends
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -115,3 +116,30 @@ def test_every_public_name_is_there():
 def test_commits_are_checked_by_the_ruff_that_lints():
     pinned = re.search(r'"ruff==([\d.]+)"', (ROOT / "setup.py").read_text())[1]
     assert f"ruff-pre-commit\n    rev: v{pinned} " in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
+def test_the_table_of_supported_releases_is_that_of_setup_py():
+    page = (ROOT / "CONTRIBUTING.md").read_text().partition("## Supported releases")[2].partition("\n## ")[0]
+    table = dict(re.findall(r"([\w-]+) +\| +([\d.]+) \|", page))
+    wanted = {re.split("[>=;]", one)[0] for one in ends.metadata()["install_requires"]}
+    assert table.pop("Python") == ends.pythons()[0] and f"Python up to {ends.pythons()[-1]}" in page
+    assert table == {name: floor for name, floor in ends.floors().items() if name in wanted} and table.keys() == wanted
+    readme = (ROOT / "README.md").read_text()
+    assert f"Python {ends.pythons()[0]} to {ends.pythons()[-1]}, torch {table['torch']} or later" in readme
+
+
+def test_the_oldest_end_is_every_floor():
+    names = {match[1] for match in re.finditer(r'"([\w-]+)>=[\d.]+', (ROOT / "setup.py").read_text())} | {"triton"}
+    assert names - {"ffcv"} <= ends.floors().keys() and ends.floors()["torch"] == "2.10"
+    assert ends.metadata()["python_requires"] == f">={ends.pythons()[0]}"
+
+
+def test_an_interpreter_is_found_by_running_it(monkeypatch, tmp_path):
+    """A shim that knows no such version, as pyenv leaves them on PATH, is passed over."""
+    for version, does in (("3.10", "exit 127"), ("3.12", f'exec {sys.executable} "$@"')):
+        (tmp_path / f"python{version}").write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / f"python{version}").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ends.python_of("newest") == sys.executable
+    with pytest.raises(SystemExit, match=r"python3\.10 is not on PATH: install it .* or call PYTHON_OLDEST=PATH"):
+        ends.python_of("oldest")

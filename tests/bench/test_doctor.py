@@ -67,12 +67,11 @@ def test_one_process_of_several_takes_its_share(monkeypatch):
         one_of(Config(train=TrainConfig(global_batch=1000)), 3)
 
 
-def test_examination(run_python, digits):
+def test_examination(fastvarcon, digits, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     flags = ("--recipe", "recipes/digits.py", "--data.train", digits[0], "--model.width", "0.125", "--seconds", "0.4")
     flags += ("--train.device", "cpu", "--train.threads", "1", "--train.global-batch", "64", "--data.workers", "1")
-    done = run_python("-m", "fastvarcon.cli", "doctor", *flags, COLUMNS="200")
-    assert done.returncode == 0, done.stderr
-    said = done.stdout
+    said = fastvarcon("doctor", *flags)
     assert re.search(r"torch \d", said) and "--data.backend nvjpeg" in said and "cores of" in said
     rates = dict(re.findall(r"│ (\w[\w ,]+?) +│ +([\d,]+) +│ +[\d,.]+ +│", said))
     assert len(rates) == 4 and all(int(rate.replace(",", "")) > 0 for rate in rates.values())

@@ -74,11 +74,10 @@ def test_a_step_is_the_trainers(config):
         assert not any(torch.equal(p, q) for p, q in zip(before, training._run.model.parameters(), strict=True))
 
 
-def test_recipe_gives_the_defaults_and_flags_win(run_python, digits):
+def test_recipe_gives_the_defaults_and_flags_win(fastvarcon, digits):
     flags = ("--recipe", "recipes/digits.py", "--data.train", digits[1], "--train.global-batch", "500")
-    done = run_python("-m", "fastvarcon.cli", "bench", "step", *flags)
-    assert done.returncode == 2 and "holds 360 images, less than a batch" in done.stderr
-    said = run_python("-m", "fastvarcon.cli", "bench", "step", "--recipe=recipes/digits.py", "--help").stdout
+    assert "holds 360 images, less than a batch" in fastvarcon("bench", "step", *flags, code=2)
+    said = fastvarcon("bench", "step", "--recipe=recipes/digits.py", "--help")
     assert "(default: 256)" in said and "(default: runs/digits)" in said
 
 

@@ -299,7 +299,7 @@ def test_worker_that_fails_says_why(image_folder, tmp_path, run_python):
         "if __name__ == '__main__':\n"
         "    convert(open_source(Path(sys.argv[1])), Path(sys.argv[2]), EncodeSettings(), workers=2, on_error='skip')\n"
     )
-    said = run_python(script, image_folder, tmp_path / "a.beton", timeout=60).stderr
+    said = run_python(script, image_folder, tmp_path / "a.beton").stderr
     assert "MemoryError: no more" in said and "UserError: a conversion worker died, for want of memory" in said
 
 

@@ -459,7 +459,7 @@ def test_interrupted_process_says_how_to_go_on(many, tmp_path, number, code):
     process = start(many, out, start_new_session=True)
     wait_for(process, 10, out)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    said, errors = process.communicate(timeout=30)
+    said, errors = process.communicate(timeout=600)
     assert process.returncode == code and "Traceback" not in errors, errors
     done = int(re.search(r"(\d+) of 600 images are converted, the same command goes on behind them", said)[1])
     assert done == len(Journal(out).read()[1]) > 0 and not out.exists()
@@ -487,7 +487,7 @@ def test_killed_worker(many, tmp_path):
     process = start(many, out)
     wait_for(process, 10, out)
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-    errors = process.communicate(timeout=30)[1]
+    errors = process.communicate(timeout=600)[1]
     assert process.returncode == 2 and errors.count("\n") == 1, errors
     done = int(re.search(r"a conversion worker died, .*: (\d+) of 600 images are converted, the same", errors)[1])
     assert f"resuming: {done} of 600" in start(many, out).communicate()[0]

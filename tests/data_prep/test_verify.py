@@ -145,34 +145,23 @@ def test_conflicts_are_those_of_a_plain_search(seed):
     assert conflicting_labels(hashes, labels) == sorted(g for g in groups if len(set(labels[g].tolist())) > 1)
 
 
-@pytest.fixture
-def fastvarcon(run_python):
-    def run(*args, code: int) -> str:
-        done = run_python("-m", "fastvarcon.cli", "verify", *args)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr if code == 2 else done.stdout
-
-    return run
-
-
 def test_command(fastvarcon, whole, damaged, tmp_path):
-    said = fastvarcon(whole, code=0)
+    said = fastvarcon("verify", whole, code=0)
     assert "300 records, 0 bad, " in said and "MB/s" in said and "300/300 images" in said
-    said = fastvarcon(damaged, "--quick", "--workers", "2", code=1)
+    said = fastvarcon("verify", damaged, "--quick", "--workers", "2", code=1)
     assert "300 records, 3 bad" in said and said.count("bad: ") == 3
     assert "record 140: its bytes are not those that were written (content hash) [class ant]" in said
     (damaged / "shard-000001.tar").unlink()
-    assert "shard-000001.tar is missing" in fastvarcon(damaged, code=2)
+    assert "shard-000001.tar is missing" in fastvarcon("verify", damaged, code=2)
     twice = write_tar(tmp_path / "twice", [JPEGS[0]] * 3, [1, 0, -1])
-    said = fastvarcon(twice, code=0)
+    said = fastvarcon("verify", twice, code=0)
     assert "warning: 1 images are stored more than once" in said
     assert "the same bytes: records 0 (class bee), 1 (class ant), 2 (unlabelled)" in said
 
 
 def test_command_without_hashes(fastvarcon, tmp_path):
     path = as_ffcv_writes_it(write_beton(tmp_path / "a.beton", JPEGS[:2], JPG))
-    assert "no content hashes to compare" in fastvarcon(path, code=0)
-    assert "holds no content hashes" in fastvarcon(path, "--quick", code=2)
-    assert "does not exist" in fastvarcon(tmp_path / "none.beton", code=2)
-    assert "--workers must be" in fastvarcon(path, "--workers", "-1", code=2)
+    assert "no content hashes to compare" in fastvarcon("verify", path, code=0)
+    assert "holds no content hashes" in fastvarcon("verify", path, "--quick", code=2)
+    assert "does not exist" in fastvarcon("verify", tmp_path / "none.beton", code=2)
+    assert "--workers must be" in fastvarcon("verify", path, "--workers", "-1", code=2)

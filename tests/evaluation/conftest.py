@@ -1,15 +1,13 @@
-"""An encoder on disk, jobs on small images, and `fastvarcon` called in this process: a new one would import torch."""
+"""An encoder on disk, jobs on small images, and commands whose complaints are one line."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastvarcon import cli
 from fastvarcon.models.encoders import build_encoder
 
 
@@ -23,20 +21,12 @@ def encoder_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def fastvarcon(monkeypatch, capsys):
+def fastvarcon(fastvarcon):
     """Run a command; returns its output, or, for exit code 2, its one line of complaint."""
 
     def run(*args, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["fastvarcon", *map(str, args)])
-        capsys.readouterr()
-        if code:
-            with pytest.raises(SystemExit) as exit:
-                cli.main()
-            assert exit.value.code == code
-            said = capsys.readouterr().err
-            assert said.startswith("error: ") and said.count("\n") == 1, said
-            return said
-        cli.main()
-        return capsys.readouterr().out
+        said = fastvarcon(*args, code=code)
+        assert not code or (said.startswith("error: ") and said.count("\n") == 1), said
+        return said
 
     return run

@@ -39,6 +39,7 @@ VIEWS = {
     "bfloat16": {},
     "bfloat16 blur": {"sigma": 1.0},
     "bfloat16 bicubic": {"interpolation": "bicubic"},
+    "bfloat16 clipped": {"interpolation": "bicubic", "clip": True},
     "bfloat16 operations": {"op": 1},
     "float16 blur": {"sigma": 1.0},
     "float32": {},

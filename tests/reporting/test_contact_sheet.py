@@ -62,12 +62,11 @@ def test_what_was_done_is_said(monkeypatch, digits, policy, words):
     assert any(text.startswith("image ") and text.endswith(", 8 x 8") for text in said)
 
 
-def test_command_writes_a_picture(run_python, image_folder, tmp_path):
+def test_command_writes_a_picture(fastvarcon, image_folder, tmp_path):
     file, out = tmp_path / "a.beton", tmp_path / "sheet.png"
-    assert run_python("-m", "fastvarcon.cli", "convert", image_folder, file).returncode == 0
-    done = run_python("-m", "fastvarcon.cli", "inspect", file, "--views", "6", "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert "15 images, 3 classes" in done.stdout and done.stdout.rstrip().endswith("sheet.png")
+    fastvarcon("convert", image_folder, file, "--workers", "1")
+    said = fastvarcon("inspect", file, "--views", "6", "--out", out)
+    assert "15 images, 3 classes" in said and said.rstrip().endswith("sheet.png")
     assert Image.open(out).format == "PNG" and sorted(path.name for path in tmp_path.glob("*.p*")) == ["sheet.png"]
 
 
@@ -84,8 +83,8 @@ def test_command_writes_a_picture(run_python, image_folder, tmp_path):
         (("--policy", "simclr"), "add --views"),
     ],
 )
-def test_what_cannot_be_drawn(run_python, image_folder, tmp_path, flags, message):
+def test_what_cannot_be_drawn(fastvarcon, image_folder, tmp_path, flags, message):
     file = tmp_path / "a.beton"
-    assert run_python("-m", "fastvarcon.cli", "convert", image_folder, file).returncode == 0
-    done = run_python("-m", "fastvarcon.cli", "inspect", file, *flags)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    fastvarcon("convert", image_folder, file, "--workers", "1")
+    said = fastvarcon("inspect", file, *flags, code=2)
+    assert message in said and said.count("\n") == 1

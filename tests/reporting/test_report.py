@@ -94,7 +94,7 @@ def browse(tmp_path_factory):
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr", "--v=0")
         command = [program, *flags, f"--user-data-dir={home}", *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
 
     return run
 

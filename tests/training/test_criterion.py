@@ -22,7 +22,7 @@ def test_eps_is_learnt_slowly_and_without_weight_decay():
     assert criterion.eps.item() == pytest.approx(0.02 - 2.0 * CRITERION_LR)
 
 
-def test_a_resumed_run_learns_on_where_it_was(run_python, digits, tmp_path):
+def test_a_resumed_run_learns_on_where_it_was(call, digits, tmp_path):
     def train(out) -> dict:
         flags = (
             "--train.epochs 2 --train.save-every 1 --train.val-every 0 --train.global-batch 256 "
@@ -30,7 +30,7 @@ def test_a_resumed_run_learns_on_where_it_was(run_python, digits, tmp_path):
             "--data.size 8 --data.eval-resize 8 --loss.learn-eps --loss.prototype-momentum 0.5"
         )
         files = ("--data.train", digits[0], "--data.val", digits[1], "--out", out)
-        done = run_python("recipes/digits.py", *files, *flags.split())
+        done = call("recipes/digits.py", *files, *flags.split())
         assert done.returncode == 0, done.stdout + done.stderr
         return load_checkpoint(out / "checkpoints" / "last")
 

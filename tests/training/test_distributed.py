@@ -1,3 +1,5 @@
+import json
+
 import torch
 
 from fastvarcon.training.distributed import launcher_warning, resolve_precision
@@ -21,15 +23,11 @@ def test_precision():
     assert resolve_precision("auto", on_gpu=True) == "bf16" and resolve_precision("auto", on_gpu=False) == "fp32"
 
 
-def test_accelerate_really_does_so(run_python, tmp_path):
+def test_accelerate_really_does_so(accelerate_launch, tmp_path):
     """If this fails, accelerate has changed: then the warning may have to go."""
-    script = tmp_path / "show.py"
-    script.write_text(
-        "import os; from fastvarcon.training.distributed import launcher_warning\n"
-        "print(launcher_warning(dict(os.environ), 1))"
-    )
     if torch.cuda.device_count() > 1:
         return  # then accelerate starts what it was asked for
-    launch = ("-m", "accelerate.commands.launch", "--cpu")
-    assert "started ONE" in run_python(*launch, "--num_processes", "2", script).stdout
-    assert "None" in run_python(*launch, "--num_processes", "1", script).stdout
+    script = tmp_path / "show.py"
+    script.write_text("import json, os; print(json.dumps(dict(os.environ)))")
+    environs = [json.loads(accelerate_launch("--cpu", "--num_processes", n, script)) for n in (2, 1)]
+    assert "started ONE" in launcher_warning(environs[0], 1) and launcher_warning(environs[1], 1) is None

@@ -43,13 +43,13 @@ def parsed(digits, out: Path) -> Config:
     return tyro.cli(Config, default=recipe_defaults(RECIPE), args=flags_of(digits, out))
 
 
-def test_interrupted_and_resumed_it_ends_with_the_same_bits_and_scores(digits, tmp_path, monkeypatch, run_python):
+def test_interrupted_and_resumed_it_ends_with_the_same_bits_and_scores(digits, tmp_path, monkeypatch, call):
     whole = train(parsed(digits, tmp_path / "whole"))
     assert whole["epochs"] == 2
     with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "agreed", lambda *_: "SIGTERM")
         assert train(parsed(digits, tmp_path / "run")) is None  # stops after the first epoch
-    done = run_python(RECIPE, *flags_of(digits, tmp_path / "run"))
+    done = call(RECIPE, *flags_of(digits, tmp_path / "run"))
     assert done.returncode == 0 and "resuming" in done.stdout and "timm/test_vit, varcon loss" in done.stdout
     one, other = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,4 +1,4 @@
-"""Whole training runs on small data, in processes of their own: outputs, resume, refusal, crashes."""
+"""Whole training runs on small data: outputs, resume, refusal, crashes."""
 
 import json
 import shutil
@@ -17,15 +17,29 @@ SMALL = ("--model.width", "0.125", "--data.size", "8", "--data.eval-resize", "8"
 
 
 @pytest.fixture
-def train(run_python, digits, tmp_path):
+def train(call, digits, tmp_path):
     """Run recipes/digits.py on a network and for a time that suit a test; further flags override."""
 
     def run(*flags: str, out: Path | None = None, epochs: int = 2, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = run_python(*command(digits, out or tmp_path / "run", epochs, *flags))
+        done = call(*command(digits, out or tmp_path / "run", epochs, *flags))
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def epoch_of(digits, tmp_path_factory):
+    """Where the run of one epoch is that several tests begin with: trained once."""
+    return tmp_path_factory.mktemp("runs") / "epoch"
+
+
+@pytest.fixture
+def finished(train, epoch_of, tmp_path) -> Path:
+    """A copy of a finished run of one epoch, in tmp_path/run."""
+    if not epoch_of.exists():
+        train(out=epoch_of, epochs=1)
+    return shutil.copytree(epoch_of, tmp_path / "run")
 
 
 def command(digits, out, epochs: int, *flags: str) -> list:
@@ -66,11 +80,10 @@ def test_run_folder_holds_what_the_design_says(train, tmp_path):
     assert "data backend cpu" in output and "views/s" in output and "data wait" in output and "left" in output
 
 
-def test_encoder_file_is_the_encoder(train, tmp_path):
+def test_encoder_file_is_the_encoder(finished):
     from fastvarcon.models.encoders import load_encoder
 
-    train(epochs=1)
-    encoder = load_encoder(tmp_path / "run")
+    encoder = load_encoder(finished)
     assert encoder(torch.randn(2, 3, 8, 8)).shape == (2, 64)
 
 
@@ -80,22 +93,20 @@ def test_loss_falls_and_beats_chance(train, tmp_path):
     assert epochs[-1]["loss"] < 0.7 * epochs[0]["loss"] and epochs[-1]["val_knn_top1"] > 0.5
 
 
-def test_finished_run_is_left_alone(train, tmp_path):
-    train(epochs=1)
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")}
-    summary = tmp_path / "run" / "summary.json"
+def test_finished_run_is_left_alone(train, finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")}
+    summary = finished / "summary.json"
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "linear_top1": 0.5}))
     assert "nothing left to train" in train(epochs=1).stdout
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")} == before
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")} == before
     assert json.loads(summary.read_text())["linear_top1"] == 0.5
 
 
-def test_other_configuration_is_refused_with_the_keys_that_differ(train, tmp_path):
-    train(epochs=1)
-    before = (tmp_path / "run" / "config.json").read_text()
+def test_other_configuration_is_refused_with_the_keys_that_differ(train, finished):
+    before = (finished / "config.json").read_text()
     error = train("--loss.tau1", "0.2", epochs=3, code=2).stderr
     assert "loss.tau1 (0.1 -> 0.2)" in error and "train.epochs (1 -> 3)" in error and "Traceback" not in error
-    assert (tmp_path / "run" / "config.json").read_text() == before
+    assert (finished / "config.json").read_text() == before
     train("--train.log-every", "3", "--data.workers", "1", epochs=1)  # these may differ
 
 
@@ -147,7 +158,7 @@ def test_error_of_one_rank_is_shown_and_ends_all(run_python, tmp_path, digits):
             writer.add(Record(payload, JPG if i == BROKEN else RAW, 8, 8), i % 2, content_hash(payload))
     flags = command((tmp_path / "bad.beton", digits[1]), tmp_path / "run", 1, "--train.val-every", "0")
     flags[flags.index("128")] = "8"
-    done = run_python("-m", "torch.distributed.run", "--nproc_per_node", "2", *flags, timeout=120)
+    done = run_python("-m", "torch.distributed.run", "--nproc_per_node", "2", *flags)
     assert done.returncode != 0 and done.stderr.count(f"bad.beton record {BROKEN}: ") == 1
     assert "error on rank 1: " in done.stderr
 
@@ -204,7 +215,7 @@ def loss_curve(run: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "step"]
 
 
-def test_two_processes_give_the_loss_curve_of_one(run_python, run_ranks, digits, tmp_path):
+def test_two_processes_give_the_loss_curve_of_one(call, run_ranks, digits, tmp_path):
     """recipes/digits.py as it is, at 1e-4 relative over the first epoch."""
     common = [
         "recipes/digits.py",
@@ -221,18 +232,17 @@ def test_two_processes_give_the_loss_curve_of_one(run_python, run_ranks, digits,
         "--train.warmup-epochs",
         "1",
     ]
-    assert run_python(*common, "--out", tmp_path / "one").returncode == 0
+    assert call(*common, "--out", tmp_path / "one").returncode == 0
     assert "2 process(es) on cpu" in run_ranks(2, *common, "--out", tmp_path / "two")
     one, two = loss_curve(tmp_path / "one"), loss_curve(tmp_path / "two")
     assert len(one) == 5 and two == pytest.approx(one, rel=1e-4)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["world_size"] == 2
 
 
-def test_accelerate_launch_is_the_same_run(train, run_python, digits, tmp_path):
+def test_accelerate_launch_is_the_same_run(train, accelerate_launch, digits, tmp_path):
     flags = ("--train.threads", "1")
     train(*flags, out=tmp_path / "one", epochs=1)
-    done = run_python("-m", "accelerate.commands.launch", *command(digits, tmp_path / "two", 1, *flags))
-    assert done.returncode == 0, done.stdout + done.stderr
+    accelerate_launch(*command(digits, tmp_path / "two", 1, *flags))
     assert loss_curve(tmp_path / "one") == loss_curve(tmp_path / "two")
 
 
