@@ -80,7 +80,7 @@ def _contrastive(form: Form, dim: int) -> None:
 
 def _views(
     images: int, size: int, dtype: torch.dtype = torch.bfloat16, address: int = 0, sigma: float = 0.0, op: int = 0,
-    interpolation: str = "bilinear",
+    interpolation: str = "bilinear", clip: bool = False,
 ) -> None:  # fmt: skip
     side, ids = np.full(images, 40), np.arange(images)
     table = view_params("simaugment", 0, 0, ids, 0, heights=side, widths=side)
@@ -90,4 +90,4 @@ def _views(
     buffer = torch.zeros(address + images * 40 * 40 * 3, dtype=torch.uint8)
     batch = ImageBatch.empty(side, side, ids, ids, lambda _: buffer[address:])
     normalise = {"mean": (0, 0.5, 1), "std": (1, 1, 0.5)}
-    views_triton.views(batch, table, size=size, **normalise, dtype=dtype, interpolation=interpolation)
+    views_triton.views(batch, table, size=size, **normalise, dtype=dtype, interpolation=interpolation, clip=clip)
