@@ -167,9 +167,19 @@ def test_truncated_files(tmp_path, size):
 
 
 @pytest.mark.parametrize("name", ["s3:x", "a\udcff", "hdfs:", "a%20b"])
-def test_a_name_that_is_no_address(tmp_path, name):
-    path = write(tmp_path / "x.parquet", {"image": images(2), "label": [0, 1]})
-    assert contents(open_source(path.rename(tmp_path / f"{name}.parquet"))) == [b"image 0", b"image 1"]
+def test_a_name_that_is_no_address(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "x.parquet", {"image": images(2), "label": [0, 1]}).rename(f"{name}.parquet")
+    assert contents(open_source(path)) == [b"image 0", b"image 1"]
+
+
+def test_labels_by_number_in_a_dictionary(tmp_path):
+    labels = pa.array([3, 0, 3]).dictionary_encode()
+    assert open_source(write(tmp_path / "a.parquet", {"image": images(3), "label": labels})).labels.tolist() == [
+        3,
+        0,
+        3,
+    ]
 
 
 def test_one_image_that_is_not_there(tmp_path):

@@ -1,6 +1,7 @@
 """What holds for every kind of source, and how a path tells its kind."""
 
 import io
+import itertools
 import multiprocessing
 import pickle
 import re
@@ -22,7 +23,8 @@ from fastvarcon.errors import UserError
 
 COUNT = 40
 LABELS = [(7 * index) % 3 for index in range(COUNT)]
-KINDS = ["folder", "cifar", "idx", "parquet", "webdataset"]
+KINDS = ["folder", "cifar", "idx", "parquet", "webdataset", "class-tars"]
+BY_CLASS = ("folder", "class-tars")
 
 
 def png(index: int) -> bytes:
@@ -61,15 +63,27 @@ def write_parquet(root):
     pq.write_table(table, root / "train-00000-of-00001.parquet", row_group_size=7)
 
 
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
 def write_webdataset(root):
     root.mkdir()
     for shard in range(2):
-        with tarfile.open(root / f"train-{shard}.tar", "w") as tar:
-            for index in range(shard * COUNT // 2, (shard + 1) * COUNT // 2):
-                for suffix, content in (("png", png(index)), ("cls", b"%d" % LABELS[index])):
-                    member = tarfile.TarInfo(f"{index:04}.{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+        part = range(shard * COUNT // 2, (shard + 1) * COUNT // 2)
+        pairs = ([(f"{i:04}.png", png(i)), (f"{i:04}.cls", b"%d" % LABELS[i])] for i in part)
+        write_tar(root / f"train-{shard}.tar", itertools.chain(*pairs))
+
+
+def write_class_tars(root):
+    root.mkdir()
+    for label in range(3):
+        images = [(f"./{index:02}.png", png(index)) for index in range(COUNT) if LABELS[index] == label]
+        write_tar(root / f"{label}.tar", images)
 
 
 @pytest.fixture(params=KINDS)
@@ -80,7 +94,7 @@ def kind(request):
 @pytest.fixture
 def root(kind, tmp_path):
     path = tmp_path / "data"
-    globals()[f"write_{kind}"](path)
+    globals()[f"write_{kind.replace('-', '_')}"](path)
     return path
 
 
@@ -107,7 +121,7 @@ def test_every_kind_holds_the_same_images(root, kind):
     source = open_train(root)
     assert source.name == "data" and source.classes == ["0", "1", "2"] and not source.left_out
     assert source.labels.dtype == np.int64 and len(source) == COUNT and len(set(keys(source))) == COUNT
-    order = np.argsort(LABELS, kind="stable") if kind == "folder" else np.arange(COUNT)
+    order = np.argsort(LABELS, kind="stable") if kind in BY_CLASS else np.arange(COUNT)
     assert values(source) == order.tolist() and source.labels.tolist() == [LABELS[i] for i in order]
 
 
@@ -179,10 +193,11 @@ def test_a_file_that_changed_is_read_again_by_a_resumed_conversion(root, kind, t
     with pytest.raises(KeyboardInterrupt):
         convert(open_train(root), out, progress=Interrupted(), **settings)
     names = {"cifar": "train", "idx": "train-images-idx3-ubyte", "webdataset": "train-1.tar", "folder": "1/01.png"}
+    names["class-tars"] = "1.tar"
     shutil.copy(root / names.get(kind, "train-00000-of-00001.parquet"), tmp_path / "copy")
     shutil.move(tmp_path / "copy", root / names.get(kind, "train-00000-of-00001.parquet"))
     convert(open_train(root), out, progress=(resumed := Resumed()), **settings)
-    first = {"webdataset": 20, "folder": [i % 3 for i in LABELS].count(0)}.get(kind, 0)
+    first = {"webdataset": 20, "folder": LABELS.count(0), "class-tars": LABELS.count(0)}.get(kind, 0)
     assert resumed.done == first
     convert(open_train(root), tmp_path / "b.beton", **settings)
     assert out.read_bytes() == (tmp_path / "b.beton").read_bytes()
