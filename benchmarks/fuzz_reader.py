@@ -10,6 +10,7 @@ the file can hold, or any other exception is counted, and the mutant is kept bel
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
 import multiprocessing
@@ -21,8 +22,10 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from fuzz_mutants import Dataset, Mutants, ffcv_installed, make_seeds
@@ -37,12 +40,14 @@ PACKAGES = ("fastvarcon", "numpy", "pillow", "simplejpeg", "torch")
 CHUNK = 20_000  # mutants per process
 MEMORY = 128 << 20  # bytes beyond those of an idle process; a million unnamed classes take half of it
 HANG_SECONDS = 20.0
+WARM_UP = 1  # mutants that are read before memory is limited
 OUTCOMES = ("opened", "refused", "unexpected")
 
 
 def store(dataset: Dataset, folder: Path) -> Path:
     """Write a dataset; returns what a user would name."""
     for name, content in dataset.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder / "a.beton" if "a.beton" in dataset else folder
 
@@ -70,16 +75,18 @@ def read_all(path: Path) -> str:
     return "opened"
 
 
-def _read_mutants(mutants: Mutants, numbers: range, folder: Path, progress, counts, keep: Path) -> None:
+def _read_mutants(mutants: Mutants, read, memory, numbers: range, folder: Path, progress, counts, keep: Path) -> None:
     """The process that may die: reads the mutants `numbers`, and says before each one that it is next."""
-    assert read_all(store(mutants[0], _emptied(folder)))  # everything is imported behind this
+    for number in range(WARM_UP):  # everything is imported behind this
+        with contextlib.suppress(Exception):
+            read(store(mutants[number], _emptied(folder)))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
     for number in numbers:
         progress.value = number
         path = store(mutants[number], _emptied(folder))
         try:
-            outcome = read_all(path)
+            outcome = read(path)
         except Exception:
             outcome = "unexpected"
             _keep(folder, keep / f"unexpected-{number}", traceback.format_exc())
@@ -88,7 +95,7 @@ def _read_mutants(mutants: Mutants, numbers: range, folder: Path, progress, coun
 
 def _emptied(folder: Path) -> Path:
     for path in folder.iterdir():
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return folder
 
 
@@ -98,7 +105,9 @@ def _keep(folder: Path, to: Path, why: str) -> None:
     print(f"{to}: {why.strip().splitlines()[-1]}", flush=True)
 
 
-def fuzz(mutants: Mutants, n: int, keep: Path) -> dict[str, int]:
+def fuzz(
+    mutants: Mutants, n: int, keep: Path, read: Callable[[Path], str] = read_all, memory: int = MEMORY
+) -> dict[str, int]:
     """Read mutants 0 to n - 1. Returns how many there were of each outcome, "crashes" and "hangs" included."""
     context = multiprocessing.get_context("spawn")
     progress, counts = context.Value("q", 0, lock=False), context.Array("q", len(OUTCOMES), lock=False)
@@ -109,7 +118,7 @@ def fuzz(mutants: Mutants, n: int, keep: Path) -> dict[str, int]:
         while first < n:
             last = min(first + CHUNK, n)
             progress.value = first
-            arguments = mutants, range(first, last), folder, progress, counts, keep
+            arguments = mutants, read, memory, range(first, last), folder, progress, counts, keep
             process = context.Process(target=_read_mutants, args=arguments)
             process.start()
             hung = _wait(process, progress)
@@ -140,17 +149,18 @@ def _wait(process, progress) -> bool:
     return False
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=200_000, help="number of mutants")
+def arguments(about: str, n: int) -> argparse.Namespace:
+    """Flags of a fuzzer."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=n, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for what went wrong")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    packages = PACKAGES + ("ffcv",) * ffcv_installed()
-    mutants = Mutants(make_seeds(with_ffcv=ffcv_installed()), args.seed)
-    start = time.perf_counter()
-    outcomes = fuzz(mutants, args.n, args.keep)
+    return parser.parse_args()
+
+
+def record(args: argparse.Namespace, start: float, outcomes: dict[str, int], packages: Sequence[str]) -> NoReturn:
+    """Add a row to the table, and leave with 1 if anything went wrong."""
     row = {
         "date": datetime.date.today().isoformat(),
         "n": args.n,
@@ -158,7 +168,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
         "seed": args.seed,
         "versions": f"{' '.join(f'{name}={version(name)}' for name in packages)} python={platform.python_version()}",
-        "command": shlex.join(["python", "benchmarks/fuzz_reader.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
     print("  ".join(f"{name} {value}" for name, value in row.items()))
     new = not args.out.exists()
@@ -168,6 +178,14 @@ def main() -> None:
             writer.writeheader()
         writer.writerow(row)
     sys.exit(1 if outcomes["crashes"] + outcomes["hangs"] + outcomes["unexpected"] else 0)
+
+
+def main() -> None:
+    args = arguments(__doc__, 200_000)
+    packages = PACKAGES + ("ffcv",) * ffcv_installed()
+    mutants = Mutants(make_seeds(with_ffcv=ffcv_installed()), args.seed)
+    start = time.perf_counter()
+    record(args, start, fuzz(mutants, args.n, args.keep), packages)
 
 
 if __name__ == "__main__":

@@ -77,5 +77,8 @@ def svg(figure: Figure) -> str:
 
 def save(figure: Figure, path: Path, dpi: int, remedy: str = ANOTHER) -> None:
     """Write the file, as its suffix says, whole or not at all. Raises NotWritten with the remedy."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"savefig.format": path.suffix.lower().removeprefix(".")}):
+        figure.savefig(stream, dpi=dpi)
     with whole_file(path, remedy) as aside:
-        figure.savefig(aside, format=path.suffix.lower().removeprefix("."), dpi=dpi)
+        aside.write_bytes(stream.getvalue())
