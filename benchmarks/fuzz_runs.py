@@ -3,7 +3,7 @@
     python benchmarks/fuzz_runs.py --n 5000 --seed 0
 
 A mutant is a run folder with one file damaged (config.json, summary.json, metrics.jsonl, a score of each evaluation),
-or weights whose header is: an export, the encoder of a run, a checkpoint (with a checksum that is right for the damage).
+or weights whose header is: an export, the encoder of a run, a checkpoint (whose checksum is right for the damage).
 Of a run the report, the table, the comparison with itself and the model card are made; weights are built as `eval`,
 `export` and a resumed training do it. As in fuzz_reader.py that happens in a process whose memory is limited.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from tables_cells import Row, every_row, median, number, once, rows, spread, table
@@ -202,11 +203,24 @@ def memory() -> str:
     return table(head, body, [("loader_memory", row)])
 
 
+FUZZED = {
+    "fuzz_reader": "`.beton` files and tar folders",
+    "fuzz_runs": "run folders, checkpoints, headers of weights",
+}
+
+
 def fuzz() -> str:
     found = every_row("fuzz")
-    total = {name: sum(int(row[name]) for row in found) for name in ("n", "opened", "refused", "crashes", "hangs")}
-    cells = (f"{value:,}" for value in total.values())
-    return table(("damaged files", "opened", "refused", "crashes", "hangs"), [cells], (("fuzz", row) for row in found))
+    by_fuzzer: dict[str, list[Row]] = {}
+    for row in found:
+        by_fuzzer.setdefault(re.search(r"benchmarks/(\w+)\.py", row["command"])[1], []).append(row)
+    columns = ("n", "opened", "refused", "unexpected", "crashes", "hangs")
+    body = [
+        (FUZZED.get(name, name), *(f"{sum(int(row[column]) for row in group):,}" for column in columns))
+        for name, group in by_fuzzer.items()
+    ]
+    head = ("damaged", "files", "opened", "refused", "errors", "crashes", "hangs")
+    return table(head, body, (("fuzz", row) for row in found))
 
 
 def newcomer() -> str:

@@ -97,6 +97,7 @@ ELSEWHERE = {
     ),
     "sbatch ": ("tests/test_launching.py", "train.sbatch"),
     "python benchmarks/fuzz_reader.py": ("tests/data/test_beton_fuzz.py", "fuzz_reader.fuzz("),
+    "python benchmarks/fuzz_runs.py": ("tests/benchmarks/test_fuzz_runs.py", "fuzz_runs.read_back("),
     "python recipes/cl_vs_nscl.py": ("tests/training/test_cl_vs_nscl.py", "cl_vs_nscl.py"),
     "python recipes/studies/": ("tests/studies/test_driver.py", "recipes/studies/"),
 }
