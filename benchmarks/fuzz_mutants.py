@@ -201,16 +201,16 @@ JUNK = (
 )  # fmt: skip
 
 
-def _junk_in_json(value: object, rng: random.Random) -> object:
+def junk_in_json(value: object, rng: random.Random, junk: tuple = JUNK) -> object:
     """The same JSON with one of its values, at any depth, replaced or removed."""
     if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
-        return rng.choice(JUNK)
+        return rng.choice(junk)
     value = dict(value) if isinstance(value, dict) else list(value)
     key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
     if rng.random() < 0.15:
         del value[key]
     else:
-        value[key] = _junk_in_json(value[key], rng)
+        value[key] = junk_in_json(value[key], rng, junk)
     return value
 
 
@@ -230,13 +230,13 @@ class Mutants:
     def __getitem__(self, index: int) -> Dataset:
         rng = random.Random(f"{self._seed}/{index}")
         if rng.random() < 0.05:  # tables that hold together around JSON that does not
-            edited = assemble(pictures(2, "jr"), True, [1, 2], lambda extra: _junk_in_json(extra, rng))
+            edited = assemble(pictures(2, "jr"), True, [1, 2], lambda extra: junk_in_json(extra, rng))
             return {"a.beton": edited} if rng.random() < 0.5 else {**self._seeds["set"], "1.beton": edited}
         name = rng.choice(self._names)
         dataset = dict(self._seeds[name])
         file = rng.choice(list(dataset))
         if file == "dataset.json" and rng.random() < 0.7:
-            dataset[file] = json.dumps(_junk_in_json(json.loads(dataset[file]), rng)).encode()
+            dataset[file] = json.dumps(junk_in_json(json.loads(dataset[file]), rng)).encode()
             return dataset
         content = bytearray(dataset[file])
         for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):

@@ -10,6 +10,7 @@ the file can hold, or any other exception is counted, and the mutant is kept bel
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
 import multiprocessing
@@ -38,6 +39,7 @@ PACKAGES = ("fastvarcon", "numpy", "pillow", "simplejpeg", "torch")
 CHUNK = 20_000  # mutants per process
 MEMORY = 128 << 20  # bytes beyond those of an idle process; a million unnamed classes take half of it
 HANG_SECONDS = 20.0
+WARM_UP = 1  # mutants that are read before memory is limited
 OUTCOMES = ("opened", "refused", "unexpected")
 Read = Callable[[Dataset, Path], str]
 
@@ -45,6 +47,7 @@ Read = Callable[[Dataset, Path], str]
 def store(dataset: Dataset, folder: Path) -> Path:
     """Write a dataset; returns what a user would name."""
     for name, content in dataset.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder / "a.beton" if "a.beton" in dataset else folder
 
@@ -80,7 +83,9 @@ def _read_mutants(
     mutants: Mutants, numbers: range, folder: Path, progress, counts, keep: Path, read: Read, memory: int
 ) -> None:
     """The process that may die: reads the mutants `numbers`, and says before each one that it is next."""
-    assert read(mutants[0], _emptied(folder))  # everything is imported behind this
+    for number in range(WARM_UP):  # everything is imported behind this
+        with contextlib.suppress(Exception):
+            read(mutants[number], _emptied(folder))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
     for number in numbers:

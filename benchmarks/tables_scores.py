@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 
 from tables_cells import Row, every_row, number, once, percent, rows, table
 
+from fastvarcon.evaluation.intervals import wilson
+
 RUNS = {
     "digits": "`make demo`: scanned digits, a narrow ResNet-18",
     "cifar10-cpu": "CIFAR-10, 5,000 training images, ResNet-18 of width 1/4",
@@ -41,8 +43,17 @@ def demo() -> str:
         "VarCon kNN (k = 20)": "knn_top1",
         "raw-pixel kNN (k = 20)": "pixel_knn_top1",
     }
-    body = [(name, percent(row[column]), row["num_val"]) for name, column in names.items()]
-    return table(("score", "top-1", "held-out images"), body, [("runs", row)])
+    count = int(row["num_val"])
+    body = [
+        (name, percent(row[column]), interval(float(row[column]), count), str(count)) for name, column in names.items()
+    ]
+    return table(("score", "top-1", "95 % interval", "held-out images"), body, [("runs", row)])
+
+
+def interval(share: float, count: int) -> str:
+    """As `fastvarcon eval` and the report print it."""
+    low, high = wilson(share, count)
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def studies(wanted: Callable[[Row], bool]) -> str:

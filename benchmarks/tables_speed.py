@@ -219,7 +219,11 @@ def memory() -> str:
     return table(head, body, [("loader_memory", row)])
 
 
-FUZZED = {"fuzz_reader.py": "converted files, read", "fuzz_sources.py": "data sets of every kind, converted"}
+FUZZED = {
+    "fuzz_reader.py": "converted files, read",
+    "fuzz_sources.py": "data sets of every kind, converted",
+    "fuzz_runs.py": "run folders, checkpoints, headers of weights",
+}
 
 
 def fuzz() -> str:
@@ -229,9 +233,10 @@ def fuzz() -> str:
     body = []
     for script in scripts:
         rows = [row for row in found if script in row["command"]]
-        counts = (sum(int(row[name]) for row in rows) for name in ("n", "opened", "refused", "crashes", "hangs"))
+        columns = ("n", "opened", "refused", "unexpected", "crashes", "hangs")
+        counts = (sum(int(row[name]) for row in rows) for name in columns)
         body.append((FUZZED.get(script, script), *(f"{count:,}" for count in counts)))
-    head = ("what", "damaged", "opened", "refused", "crashes", "hangs")
+    head = ("what", "damaged", "opened", "refused", "errors", "crashes", "hangs")
     return table(head, body, (("fuzz", row) for row in found))
 
 

@@ -100,6 +100,7 @@ ELSEWHERE = {
     "python benchmarks/fuzz_sources.py": ("tests/data_prep/sources/test_source_fuzz.py", "fuzz_sources.read_source("),
     "python benchmarks/fuzz_reader.py": ("tests/data/test_beton_fuzz.py", "fuzz_reader.fuzz("),
     "python benchmarks/pillow_images.py": ("tests/benchmarks/test_pillow_images.py", "module.main("),
+    "python benchmarks/fuzz_runs.py": ("tests/benchmarks/test_fuzz_runs.py", "fuzz_runs.read_back("),
     "python recipes/cl_vs_nscl.py": ("tests/training/test_cl_vs_nscl.py", "cl_vs_nscl.py"),
     "python recipes/studies/": ("tests/studies/test_driver.py", "recipes/studies/"),
 }

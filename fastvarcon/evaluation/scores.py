@@ -8,8 +8,6 @@ import statistics
 import torch
 from torch import Tensor
 
-Z95 = statistics.NormalDist().inv_cdf(0.975)
-
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     return (predicted == labels).double().mean().item()
@@ -36,15 +34,3 @@ def interval95(values: list[float]) -> tuple[float, float]:
 
     error = statistics.stdev(values) / math.sqrt(len(values))
     return statistics.mean(values), float(t.ppf(0.975, len(values) - 1)) * error
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of an accuracy that was measured on `count` images (Wilson 1927).
-
-    It is what other held-out images of the same kind could have shown. On the same images two machines, or two
-    trainings, may differ by less or by more.
-    """
-    square = Z95**2 / count
-    middle = share + square / 2
-    half = Z95 * math.sqrt((share * (1 - share) + square / 4) / count)
-    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ STYLE: dict[str, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "lines.linewidth": 1.8,
+    "svg.fonttype": "none",  # text, not shapes: the reader's fonts have letters that matplotlib's lacks
     "svg.hashsalt": "fastvarcon",
 }
 NOT_STYLE = ("backend", "backend_fallback", "interactive", "toolbar")
@@ -71,11 +73,16 @@ def fonts() -> Path:
 def svg(figure: Figure) -> str:
     """To be called within `drawing`, as the making of the figure."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # where it measures the text
+        figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
 
 
 def save(figure: Figure, path: Path, dpi: int, remedy: str = ANOTHER) -> None:
     """Write the file, as its suffix says, whole or not at all. Raises NotWritten with the remedy."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"savefig.format": path.suffix.lower().removeprefix(".")}):
+        figure.savefig(stream, dpi=dpi)
     with whole_file(path, remedy) as aside:
-        figure.savefig(aside, format=path.suffix.lower().removeprefix("."), dpi=dpi)
+        aside.write_bytes(stream.getvalue())

@@ -117,10 +117,25 @@ def _clustering(result: dict) -> str:
     lines = [(TITLES[n], f"{result[n]:.3f}", *(() if found is None else (f"{found[n]:.3f}",))) for n in names]
     if found is not None:
         lines.append(("cophenetic correlation", "", f"{found['cophenetic_correlation']:.3f}"))
-    drawn = charts.dendrogram(result["class_tree"], result["class_names"])
+    tree = result["class_tree"]
+    if len(tree) > CLASSES_DRAWN or depth(tree) > DEEPEST:
+        return table(header, lines) + f"<p>The tree of {len(tree) + 1:,} class means is too large to be drawn.</p>"
+    drawn = charts.dendrogram(tree, result["class_names"])
     return table(header, lines) + pictures(
         [picture("Tree of class means", drawn, "Dendrogram of the classes, with their names")]
     )
+
+
+CLASSES_DRAWN, DEEPEST = 1500, 500
+"""Of a tree: more would be higher than pictures are, and scipy's drawing calls itself once a level."""
+
+
+def depth(tree: list[list[float]]) -> int:
+    """Levels of a tree as scipy's `linkage` writes it."""
+    levels = [0] * (len(tree) + 1)
+    for one, other, *_ in tree:
+        levels.append(1 + max(levels[int(one)], levels[int(other)]))
+    return levels[-1]
 
 
 TITLES = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from fastvarcon.evaluation.scores import wilson
+from fastvarcon.evaluation.intervals import wilson
 from fastvarcon.reporting.scored import Scored
 from fastvarcon.reporting.titles import kind_of
 from fastvarcon.terminal import add_row

@@ -88,7 +88,7 @@ def load_checkpoint(folder: Path, run: str | None = None, earlier: str | None = 
         if header["sha256"] != _digest(header["run"], header["state"], tensors):
             raise ValueError("its content has changed since it was written")
         state = _put_tensors(json.loads(header["state"]), tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a whole checkpoint ({error}): remove the folder {folder} to do without it"
         ) from None

@@ -13,7 +13,8 @@ from fastvarcon.errors import UserError
 from fastvarcon.evaluation.calibration import expected_error, reliability
 from fastvarcon.evaluation.clustering import against_superclasses, agreement, read_superclasses, superclass_labels
 from fastvarcon.evaluation.corruption import ALEXNET, ALEXNET_CLEAN, mean_errors
-from fastvarcon.evaluation.scores import interval95, mean_std, top_k, wilson
+from fastvarcon.evaluation.intervals import wilson
+from fastvarcon.evaluation.scores import interval95, mean_std, top_k
 from fastvarcon.evaluation.transfer import class_mean
 
 

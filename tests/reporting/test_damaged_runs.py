@@ -15,6 +15,7 @@ from fastvarcon.evaluation.figures import check, check_details
 from fastvarcon.models.encoders import build_spec
 from fastvarcon.models.exported import EncoderSpec
 from fastvarcon.reporting import html as pages
+from fastvarcon.reporting import sections
 from fastvarcon.reporting.page import write_page
 from fastvarcon.reporting.scored import read_scored
 from fastvarcon.run_folder import RunFolder
@@ -144,3 +145,13 @@ def test_views_that_no_memory_could_hold(settings, tmp_path):
     Config(DataConfig(**{"size": 8, "eval_resize": 8} | settings)).save(tmp_path / "config.json")
     with pytest.raises(UserError, match=r"config\.json: --data\."):
         Config.load(tmp_path / "config.json")
+
+
+def test_a_tree_that_is_too_deep_is_not_drawn(run):
+    """Every class joins the others after the last: scipy's drawing would call itself once for each."""
+    score = json.loads((run / "eval" / "clustering.json").read_text())
+    count = 1200
+    tree = [[0, 1, 1.0, 2], *([count + step - 1, step + 1, 1.0 + step, step + 2] for step in range(1, count - 1))]
+    score |= {"class_tree": tree, "class_names": [f"c{number}" for number in range(count)]}
+    assert check_details(score) is None and sections.depth(tree) == count - 1
+    assert "1,200 class means is too large to be drawn" in sections.section("clustering", score, old=False)
