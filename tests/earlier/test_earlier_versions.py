@@ -67,10 +67,11 @@ def test_half_a_run_resumes_and_ends_as_if_it_had_not_been_stopped(earlier, tmp_
 
 
 def test_scores_of_then_are_reported(earlier, tmp_path):
+    from fastvarcon.reporting.scored import read_scored
     from fastvarcon.reporting.tables import score_rows
 
     shutil.copytree(earlier / "done", tmp_path / "done")
-    found = {score.what: score.top1 for score in score_rows(tmp_path / "done")}
+    found = {score.what: score.top1 for score in score_rows(read_scored(tmp_path / "done"))}
     for name in ("linear", "knn"):
         then = json.loads((earlier / "done" / "eval" / f"{name}.json").read_text())
         assert then["top1"] in found.values() and not any("EARLIER" in what for what in found)

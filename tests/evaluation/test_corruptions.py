@@ -162,7 +162,7 @@ def test_labels_of_a_set_in_the_order_of_ours(cifar_c):
     with pytest.raises(UserError, match=r"1 of the 3 held-out ones are not among the 3 of training \(cat\): convert"):
         other.open(1, torch.device("cpu"), DataConfig())
     (folder / "classes.txt").unlink()
-    with pytest.raises(UserError, match=r"1 of the 3 held-out ones are not among the 2 of training \(2\)"):
+    with pytest.raises(UserError, match=r"other classes \(3\) than the training images \(2\)"):
         stored_images(folder, None, "fog", 1, ("0", "1")).open(1, torch.device("cpu"), DataConfig())
 
 

@@ -117,7 +117,7 @@ def test_corrupted_arrays_and_folders(score, digits, tmp_path):
         assert figures["errors"]["snow"][severity] == pytest.approx(1 - figures["clean_top1"], abs=1e-9)
     assert "give --severities that the source holds" in score("corruption", "--source", folder, code=2)
     np.save(arrays / "labels.npy", np.zeros(360, np.uint8))
-    assert "different classes" in score("corruption", "--source", arrays, code=2)
+    assert "other classes (1)" in score("corruption", "--source", arrays, code=2)
 
 
 def test_embed_saves_features_and_draws_every_checkpoint(score, digits, tmp_path):
