@@ -116,15 +116,7 @@ def test_kernels_measured_again_replace_the_rows_of_their_release(tmp_path, monk
     script = runpy.run_path(str(ROOT / "benchmarks" / "kernel_resources.py"))
     out = tmp_path / "rows.csv"
     monkeypatch.setitem(script["write"].__globals__, "OUT", out)
-    kernel = {
-        "capability": 90,
-        "kernel": "_rows",
-        "launch": "a",
-        "hash": "0",
-        "registers": 255,
-        "stack": 0,
-        "shared": 1,
-    }
+    kernel = {"capability": 90, "kernel": "_rows", "launch": "a", "hash": "0", "registers": 255, "shared": 512}
     for triton, stack in (("3.10.0", 8), ("3.9.0", 24), ("3.10.1", 16)):
         script["write"](script["rows_of"](triton, [kernel | {"stack": stack}] * 2, "python"))
     with open(out, newline="") as file:
