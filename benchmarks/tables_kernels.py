@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from tables_cells import every_row, once, table
 
-from tables_cells import Row, every_row, once, table
-
-SHOWN = {"80": "A100", "90": "H100, H200"}
-"""The file has others too."""
+GPUS = {"80": "A100", "90": "H100, H200"}
+"""Those that the table shows."""
+LEAST = 32
+"""Bytes from which a kernel has a line of its own."""
 
 
 def stack() -> str:
-    """Stack bytes per thread of each kernel that needs any; how many need none in the last line."""
-    shown = [row for row in every_row("kernel_resources") if row["capability"] in SHOWN]
+    """Stack bytes per thread by release, of the kernels that need many; of the others the most, in the last line."""
+    shown = [row for row in every_row("kernel_resources") if row["capability"] in GPUS]
     releases = sorted({row["triton"] for row in shown}, key=lambda version: tuple(map(int, version.split("."))))
-    spilling, others = [], 0
-    key = lambda row: (row["launch"], row["kernel"], row["capability"])  # noqa: E731
-    for what, found in groupby(sorted(shown, key=key), key=key):
-        needs = _needs(list(found), releases)
-        if any(need not in ("0", "") for need in needs):
-            spilling.append((what, needs))
-        else:
-            others += 1
-    names = once([launch for (launch, _, _), _ in spilling])
+    needs: dict[tuple[str, str, str], dict[str, int]] = {}
+    for row in shown:  # a launch may have a kernel twice, compiled in two ways
+        need = needs.setdefault((row["launch"], row["kernel"], row["capability"]), {})
+        need[row["triton"]] = max(int(row["stack"]), need.get(row["triton"], 0))
+    many = {what: need for what, need in sorted(needs.items()) if max(need.values()) >= LEAST}
+    few = [need for what, need in needs.items() if what not in many]
     body = [
-        (name, f"`{kernel}`", SHOWN[capability], *needs)
-        for name, ((_, kernel, capability), needs) in zip(names, spilling, strict=True)
+        (name, f"`{kernel}`", GPUS[capability], *(str(need.get(release, "")) for release in releases))
+        for name, ((_, kernel, capability), need) in zip(once([what[0] for what in many]), many.items(), strict=True)
     ]
-    body.append((f"the other {others}", "", "", *("0" for _ in releases)))
-    return table(("rows", "kernel", "GPU", *releases), body, (("kernel_resources", row) for row in shown))
-
-
-def _needs(found: list[Row], releases: list[str]) -> list[str]:
-    """Of one kernel of a launch, by release: the most, where it is compiled in two ways; empty where not on record."""
-    return [
-        str(max((int(row["stack"]) for row in found if row["triton"] == release), default="")) for release in releases
-    ]
+    most = [max(need.get(release, 0) for need in few) for release in releases]
+    body.append((f"the other {len(few)}", "", "", *(f"{need} at most" if need else "0" for need in most)))
+    return table(("launch", "kernel", "GPU", *releases), body, (("kernel_resources", row) for row in shown))
 
 
 TABLES = {"stack": stack}

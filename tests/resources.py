@@ -54,7 +54,8 @@ def deviations(kernels: list[dict], triton: str, rows: list[dict]) -> str:
     remedy = "python benchmarks/kernel_resources.py records them"
     if not record:
         return f"no record of what kernels take under Triton {triton}: {remedy}"
-    found = [line for kernel in kernels if (line := _deviation(kernel, record.get(name(kernel), [])))]
+    once = {(kernel["capability"], kernel["hash"]): kernel for kernel in reversed(kernels)}  # under its first launch
+    found = [line for kernel in once.values() if (line := _deviation(kernel, record.get(name(kernel), [])))]
     if not found:
         return ""
     more = f", and {len(found) - 3} more" if len(found) > 3 else ""

@@ -1,6 +1,8 @@
 """The tables of README and docs are what the rows say, and a table that is not fails."""
 
+import csv
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -91,6 +93,34 @@ def test_newcomers_steps_are_those_of_the_newest_measurement(copy):
         ["train", "`fastvarcon train`", "2.00"],
         ["total", "", "4.00"],
     ]
+
+
+def resources(triton: str, launch: str, stack: int, capability: int = 90) -> str:
+    return f"2026-11-23,{triton},{capability},_rows,{launch},255,{stack},512,python benchmarks/kernel_resources.py\n"
+
+
+def test_stack_is_the_most_of_each_launch_by_release(copy):
+    text = "date,triton,capability,kernel,launch,registers,stack,shared,command\n"
+    text += resources("3.10.1", "a", 16) + resources("3.10.1", "a", 40) + resources("3.10.1", "b", 8)
+    text += resources("3.9.0", "a", 0) + resources("3.9.0", "b", 0) + resources("3.9.0", "a", 500, capability=120)
+    (copy / "benchmarks" / "results" / "kernel_resources.csv").write_text(text)
+    page = copy / "README.md"
+    page.write_text("<!-- table:stack -->\n<!-- /table -->\n")
+    assert run(copy).returncode == 0
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.open() if line[0] == "|"]
+    assert lines[0] == ["launch", "kernel", "GPU", "3.9.0", "3.10.1"]
+    assert lines[2:] == [["a", "`_rows`", "H100, H200", "0", "40"], ["the other 1", "", "", "0", "8 at most"]]
+
+
+def test_kernels_measured_again_replace_the_rows_of_their_release(tmp_path, monkeypatch):
+    script = runpy.run_path(str(ROOT / "benchmarks" / "kernel_resources.py"))
+    out = tmp_path / "rows.csv"
+    monkeypatch.setitem(script["write"].__globals__, "OUT", out)
+    kernel = {"capability": 90, "kernel": "_rows", "launch": "a", "hash": "0", "registers": 255, "shared": 512}
+    for triton, stack in (("3.10.0", 8), ("3.9.0", 24), ("3.10.1", 16)):
+        script["write"](script["rows_of"](triton, [kernel | {"stack": stack}] * 2, "python"))
+    with open(out, newline="") as file:
+        assert [(row["triton"], row["stack"]) for row in csv.DictReader(file)] == [("3.9.0", "24"), ("3.10.1", "16")]
 
 
 @pytest.mark.parametrize(

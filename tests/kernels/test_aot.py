@@ -72,11 +72,13 @@ def test_views_of_all_sizes_and_batches_run_one_machine_code(compiled):
 
 
 def test_deviations_from_the_record_are_named():
-    kernel = {"capability": 90, "kernel": "_rows", "launch": "varcon 128", "registers": 255, "stack": 24, "shared": 512}
+    kernel = {"capability": 90, "kernel": "_rows", "launch": "varcon 128", "hash": "0"}
+    kernel |= {"registers": 255, "stack": 24, "shared": 512}
     row = kernel | {"triton": "3.8.0"}
     assert deviations([kernel], "3.8.1", [row]) == ""
     assert deviations([kernel], "3.7.1", [row]).startswith("no record of what kernels take under Triton 3.7.1: python")
-    line = deviations([kernel | {"stack": 376}] * 5, "3.8.1", [row])
+    assert deviations([kernel, kernel | {"launch": "varcon any"}], "3.8.1", [row]) == "", "one machine code"
+    line = deviations([kernel | {"stack": 376, "hash": str(index)} for index in range(5)], "3.8.1", [row])
     assert "_rows, varcon 128, sm_90: 376 B of stack, on record 24; " in line and ", and 2 more: python" in line
     assert "255 registers, on record 128" in deviations([kernel], "3.8.1", [row | {"registers": 128}])
     assert "sm_80: not on record" in deviations([kernel | {"capability": 80}], "3.8.1", [row])
