@@ -193,14 +193,19 @@ def _interrupts_held_back() -> Iterator[None]:
     A process that starts inside inherits that the signal is blocked. Where signals cannot be (Windows), nothing is
     inherited either.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    arrived: list[int] = []  # the system hands a signal to any thread that does not block it, of BLAS say
+    handler = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _work(connection: Connection, source: Source | None, settings: EncodeSettings) -> None:

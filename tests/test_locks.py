@@ -20,6 +20,12 @@ from fastvarcon.studies.launch import wait_for_lock
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="flock is Unix's")
 
 
+SUMMARY = {
+    "final_loss": 1.0, "epochs": 1, "seconds": 1.0, "views_per_second": 1.0, "data_wait_fraction": 0.0, "world_size": 1,
+    "global_batch": 2, "backend": "cpu", "device_name": "a CPU", "versions": {}, "command": "train.py",
+}  # fmt: skip
+
+
 @pytest.fixture(params=["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
 def no_locks(request, monkeypatch):
     """A mount whose `flock` fails."""
@@ -54,7 +60,7 @@ def test_a_held_lock_keeps_others_out_until_its_release(tmp_path):
 def test_every_lock_of_the_program_goes_on_without_and_says_so_once(no_locks, tmp_path, capsys):
     folder = RunFolder(tmp_path / "run")
     folder.lock()
-    write_json(folder.summary, {"final_loss": 1.0})
+    write_json(folder.summary, SUMMARY)
     folder.update_summary({"knn_top1": 0.5})
     wait_for_lock(folder.path)
     assert folder.read_summary()["knn_top1"] == 0.5

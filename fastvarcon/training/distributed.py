@@ -43,18 +43,18 @@ def own_accelerate_state() -> Iterator[None]:
     """Inside, Accelerate starts from nothing; afterwards its state is what it was before.
 
     Accelerate keeps device and precision once for the whole process: without this, the second training of a process
-    is refused if its precision is another one. The process group is torch's and stays.
+    is refused if its precision is another one. Each training keeps its own, whichever of several ends first. The
+    process group is torch's and stays.
     """
     states = (AcceleratorState, PartialState, GradientState)
-    before = [dict(state._shared_state) for state in states]
+    before = [state._shared_state for state in states]
     for state in states:
-        state._shared_state.clear()
+        state._shared_state = {}
     try:
         yield
     finally:
         for state, values in zip(states, before, strict=True):
-            state._shared_state.clear()
-            state._shared_state.update(values)
+            state._shared_state = values
 
 
 def make_accelerator(train: TrainConfig) -> Accelerator:

@@ -10,7 +10,7 @@ import pytest
 
 from fastvarcon.config import Config, DataConfig, ModelConfig, TrainConfig
 from fastvarcon.errors import UserError
-from fastvarcon.run_folder import CHECKPOINT_FILE, read_metrics
+from fastvarcon.run_folder import CHECKPOINT_FILE, RunFolder, read_metrics
 from fastvarcon.training import checkpoint, profiling, tracking, trainer
 from fastvarcon.training.profiling import StepProfiler
 from fastvarcon.training.tracking import MetricsLog
@@ -147,7 +147,7 @@ def test_a_disk_that_stays_full_ends_with_one_line_and_the_next_call_writes_the_
 
     def update_then_full(run, *batch):
         monkeypatch.setattr(tracking, "_open_or_make", refuse)
-        monkeypatch.setattr(trainer, "write_json", refuse)
+        monkeypatch.setattr(RunFolder, "write_summary", refuse)
         monkeypatch.setattr(checkpoint, "save_file", refuse)
         return update(run, *batch)
 
@@ -164,7 +164,7 @@ def test_a_disk_that_stays_full_ends_with_one_line_and_the_next_call_writes_the_
 
 def test_rows_and_summary_that_the_disk_refused_at_the_end_come_with_the_next_call(config, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "write_json", refuse)
+        patch.setattr(RunFolder, "write_summary", refuse)
         patch.setattr(tracking, "_open_or_make", refuse)
         with pytest.raises(
             UserError, match=r"up to step 4 but summary\.json \(No space.*\) and 6 rows of metrics\.jsonl"

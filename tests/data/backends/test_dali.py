@@ -97,7 +97,7 @@ class TestOnTheCpu:
 
     def test_shards(self, tmp_path, write_beton, jpegs, pixels):
         for part in range(2):
-            write_beton(tmp_path / f"{part}.beton", jpegs[6 * part : 6 * part + 6])
+            write_beton(tmp_path / f"a-0000{part + 1}-of-00002.beton", jpegs[6 * part : 6 * part + 6])
         batch = open_backend("dali", tmp_path, 2).fetch(IDS)
         assert all((batch.image(slot).numpy() == pixels[index]).all() for slot, index in enumerate(IDS))
 

@@ -102,7 +102,7 @@ class TestBackend:
 
     def test_shards_are_refused(self, tmp_path, write_beton, jpegs):
         for part in range(2):
-            write_beton(tmp_path / f"{part}.beton", jpegs[6 * part : 6 * part + 6])
+            write_beton(tmp_path / f"a-0000{part + 1}-of-00002.beton", jpegs[6 * part : 6 * part + 6])
         with pytest.raises(UserError, match=r"is not one \.beton file: ffcv reads nothing else"):
             open_backend("ffcv", tmp_path)
 
