@@ -347,7 +347,7 @@ def test_named_files_exist(page):
 
 def test_messages_of_the_faq_are_said_by_the_program():
     source = "".join(
-        path.read_text() for folder in ("fastvarcon", "data_prep") for path in (ROOT / folder).rglob("*.py")
+        path.read_text() for folder in ("fastvarcon", "kernels", "data_prep") for path in (ROOT / folder).rglob("*.py")
     )
     plain = re.sub(r'"\s*f?"', "", source)  # texts that go on in the next line
     titles = re.findall(r"^## `(.+)`$", PAGES[ROOT / "docs" / "faq.md"], re.M)

@@ -15,7 +15,8 @@ def nowhere(monkeypatch, tmp_path):
     from numba.core import caching
 
     for name in ("InTreeCacheLocator", "UserWideCacheLocator"):
-        monkeypatch.setattr(getattr(caching, name), "from_function", classmethod(lambda cls, *_: None))
+        locator = getattr(caching, name, None) or getattr(caching, f"_{name}")  # as earlier releases call it
+        monkeypatch.setattr(locator, "from_function", classmethod(lambda cls, *_: None))
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(private_folder.tempfile, "gettempdir", lambda: str(tmp_path))
     private_folder.private_folder.cache_clear()
