@@ -253,7 +253,7 @@ def test_weights_whose_sizes_are_of_no_network(encoder_file, tmp_path):
         ),
         ({"conv1.weight": torch.zeros(9)}, "does not hold a ResNet"),
         ({"conv1.weight": torch.zeros(0, 3, 3, 3)}, "does not hold a ResNet"),
-        ({"conv1.weight": torch.zeros(4, 3, 3, 3, dtype=torch.complex64)}, "holds torch.complex64"),
+        ({"conv1.weight": torch.zeros(4, 3, 3, 3, dtype=torch.bool)}, "holds torch.bool"),
         ({"conv1.weight": torch.zeros(4, 3, 3, 3, dtype=torch.int8)}, "holds torch.int8"),
     ]:
         save_file(state | change, tmp_path / "w.safetensors")
