@@ -176,8 +176,12 @@ def write_json(path: Path, content: dict) -> None:
     """Whole or not at all, also if two processes write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    except OSError:  # a full disk leaves a part of it
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict:
