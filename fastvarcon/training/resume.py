@@ -20,8 +20,10 @@ class Resumed(NamedTuple):
     """What else the log should say."""
 
 
-def resume(folder: RunFolder, config: Config, content: Content) -> Resumed | None:
+def resume(folder: RunFolder, config: Config, content: Content, samples: int) -> Resumed | None:
     """The state of the run in `folder`; None if there is none. Reads, writes nothing.
+
+    samples: of an epoch, which earlier versions kept as the number of images.
 
     Raises:
         UserError: no intact checkpoint, or one of a run on other images than those of `content`.
@@ -32,7 +34,10 @@ def resume(folder: RunFolder, config: Config, content: Content) -> Resumed | Non
     at = before if isinstance(before, str) else str(config.data.train)
     warnings: list[str] = []
     state = load_newest(folder, run_identity(config), warnings.append, earlier=run_identity(config, data_train=at))
-    return Resumed(state, warnings, _compare(folder.path, state["data"], content, Path(at), config.data.train_file))
+    data = state["data"]
+    if "records" not in data and data["images"] == samples:
+        data = {**data, "images": content.images}
+    return Resumed(state, warnings, _compare(folder.path, data, content, Path(at), config.data.train_file))
 
 
 def _compare(run: Path, data: dict, content: Content, before: Path, now: Path) -> list[str]:

@@ -74,7 +74,7 @@ def train(config: Config) -> dict | None:
         content, remedy = data.images.content, "--data.train must name the same ones on every machine"
         distributed.require_same(content.number, "training images", remedy, accelerator.device)
         with distributed.together(accelerator.device):
-            resumed = resume(folder, config, content)
+            resumed = resume(folder, config, content, data.train.num_samples)
         with distributed.together(accelerator.device):
             if accelerator.is_main_process:
                 folder.begin(config, content.identity)

@@ -100,32 +100,35 @@ def test_other_images_under_the_same_name_are_refused_with_what_differs(begun, c
     folder = begun(path, content_of(path).identity)
     write(path, **change)
     with pytest.raises(UserError, match=rf"d\.beton has changed since .*run was begun \(.*{what.replace('+', '.')}"):
-        resume(folder, config(path), content_of(path))
+        resume(folder, config(path), content_of(path), 24)
 
 
 def test_the_same_images_at_another_path_resume_and_say_so(begun, config, tmp_path):
     old, new = write(tmp_path / "job1" / "d.beton"), write(tmp_path / "job2" / "d.beton")
     folder = begun(old, content_of(old).identity)
     folder.check(config(new))
-    found = resume(folder, config(new), content_of(new))
+    found = resume(folder, config(new), content_of(new), 24)
     assert found.state["step"] == 3 and not found.warnings
     assert found.notes == [f"{new} holds the same images as {old}, with which the run was begun (by record hashes)"]
-    assert resume(folder, config(old), content_of(old)).notes == []
+    assert resume(folder, config(old), content_of(old), 24).notes == []
     write(new, seed=1)
     with pytest.raises(UserError, match=r"job2/d\.beton does not hold the images that .*run was begun with, .*job1"):
-        resume(folder, config(new), content_of(new))
+        resume(folder, config(new), content_of(new), 24)
 
 
 def test_a_run_of_an_earlier_version_resumes_at_its_path_alone(begun, config, tmp_path):
     old, new = write(tmp_path / "job1" / "d.beton"), write(tmp_path / "job2" / "d.beton")
     folder = begun(old, {"images": 24, "classes": CLASSES}, legacy=True)
-    [note] = resume(folder, config(old), content_of(old)).notes
+    [note] = resume(folder, config(old), content_of(old), 24).notes
     assert "it kept no hash of the images" in note
     with pytest.raises(UserError, match=r"kept no hash of the images.*give the old path"):
-        resume(folder, config(new), content_of(new))
+        resume(folder, config(new), content_of(new), 24)
+    folder = begun(old, {"images": 32, "classes": CLASSES}, legacy=True)  # --sampling.per-class repeats some of them
+    assert resume(folder, config(old), content_of(old), 32).notes == [note]
+    folder = begun(old, {"images": 24, "classes": CLASSES}, legacy=True)
     write(old, labels=LABELS[:20])
     with pytest.raises(UserError, match=r"has changed since .*20 images, not 24"):
-        resume(folder, config(old), content_of(old))
+        resume(folder, config(old), content_of(old), 20)
 
 
 def test_content_does_not_depend_on_how_records_are_stored_or_read(tmp_path, image_folder):
