@@ -213,32 +213,6 @@ def _epoch_of(folder: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-<<<<<<< HEAD
-=======
-def write_json(path: Path, content: dict) -> None:
-    """Whole or not at all, also if two processes write at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    except OSError:  # a full disk leaves a part of it
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object. Raises UserError, naming the file, if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return content
-
-
->>>>>>> training
 def read_metrics(path: Path) -> list[dict]:
     """All rows of a metrics.jsonl; a last line torn by a crash is left out.
 
