@@ -207,13 +207,13 @@ def _load(path: Path, count: int) -> Tensor | None:
         x = load_file(path)["x"] if path.exists() else None
     except (SafetensorError, KeyError, OSError, ValueError, RuntimeError):
         return None
-    whole = x is not None and x.ndim == 2 and len(x) == count and x.dtype == torch.float32 and _is_finite(x).all()
+    whole = x is not None and x.ndim == 2 and len(x) == count and x.dtype == torch.float32 and finite_rows(x).all()
     return x if whole else None
 
 
 def check_finite(x: Tensor, order: Order) -> None:
     """Raise UserError, with the first image, for features [n, D] that are not finite, or too large to have a length."""
-    bad = (~_is_finite(x)).nonzero()[:, 0]
+    bad = (~finite_rows(x)).nonzero()[:, 0]
     if len(bad):
         raise UserError(
             f"{order.target.title} makes features that are not finite of {len(bad):,} of the {len(x):,} images in "
@@ -221,7 +221,7 @@ def check_finite(x: Tensor, order: Order) -> None:
         )
 
 
-def _is_finite(x: Tensor) -> Tensor:
+def finite_rows(x: Tensor) -> Tensor:
     """[n] bool: the length of a row of [n, D] is a number."""
     return torch.linalg.vector_norm(x, dim=1).isfinite()
 

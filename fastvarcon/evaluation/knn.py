@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvarcon.errors import UserError
-from fastvarcon.evaluation.features import counts
+from fastvarcon.evaluation.features import counts, finite_rows
 from fastvarcon.evaluation.job import Job
 from fastvarcon.evaluation.options import Knn
 from fastvarcon.evaluation.scores import accuracy
@@ -79,11 +79,12 @@ def vote(
 
     Returns:
         {k: [m] int64} twice, on the device of the queries. A tie goes to the smaller class index, as in scikit-learn;
-        of equally near rows the first ones vote. Rows must be finite.
+        of equally near rows the first ones vote.
 
     Raises:
-        UserError: a k below 1 or above n.
+        UserError: a k below 1 or above n, or a row that is not finite.
     """
+    _require_finite(train_x, query_x)
     for k in ks:
         if not 1 <= k <= len(train_x):
             raise UserError(
@@ -102,6 +103,16 @@ def vote(
                 weighted[k].append((_tally(classes[:, :k], votes, num_classes) * VOTE_GRID).round().argmax(1))
     joined = [{k: torch.cat(parts) for k, parts in way.items()} for way in (plain, weighted)]
     return joined[0], joined[1]
+
+
+def _require_finite(train_x: Tensor, query_x: Tensor) -> None:
+    for what, x in (("training", train_x), ("query", query_x)):
+        bad = (~finite_rows(x)).nonzero()[:, 0]
+        if len(bad):
+            raise UserError(
+                f"{len(bad):,} of the {len(x):,} {what} rows are not finite, row {int(bad[0])} first: nothing is near "
+                "to them, give features of an encoder whose weights are finite"
+            )
 
 
 def _nearest(train_x: Tensor, query_x: Tensor, ks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -170,8 +181,9 @@ def nearest_mean(train_x: Tensor, train_y: Tensor, query_x: Tensor, num_classes:
 
     Classes without training rows are never chosen.
 
-    Arguments as for `vote`.
+    Arguments and errors as for `vote`.
     """
+    _require_finite(train_x, query_x)
     sums = query_x.new_zeros(num_classes, train_x.shape[1], dtype=torch.float64)
     for x, y in zip(train_x.split(BANK_CHUNK), train_y.split(BANK_CHUNK), strict=True):
         sums.index_add_(0, y.to(sums.device), on_grid(x.to(sums.device)))  # exact, whatever is added first

@@ -107,3 +107,15 @@ def test_the_nearest_mean_of_equal_classes_is_the_first(points):
         assert torch.equal(
             knn.nearest_mean(x, twice[1][order], queries, 14), knn.nearest_mean(train_x.to(dtype), train_y, queries, 7)
         )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_rows_that_are_not_finite_are_refused(points, value):
+    """Those whose length overflows too: they would be near to nothing, or to everything."""
+    train_x, train_y, query_x, _ = (part.float() if part.is_floating_point() else part for part in points)
+    bad = query_x.clone()
+    bad[[7, 9]] = value
+    with pytest.raises(UserError, match=r"2 of the 200 query rows are not finite, row 7 first"):
+        knn.knn_predict(train_x, train_y, bad, 7, (5,))
+    with pytest.raises(UserError, match=r"2 of the 200 training rows are not finite, row 7 first"):
+        knn.nearest_mean(bad, train_y[:200], query_x, 7)

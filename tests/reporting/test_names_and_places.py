@@ -185,3 +185,11 @@ def test_scores_of_json_may_hold_half_a_letter(command, run):
     score = json.loads((run / "eval" / "knn.json").read_text()) | {"title": "\ud83d", "command": "\ud83d\x00"}
     (run / "eval" / "knn.json").write_text(json.dumps(score))
     assert command("report", run).code == 0 and r"\ud83d\x00" in (run / "report.html").read_text()
+
+
+def test_any_refusal_of_the_system_is_one_line(command, tmp_path):
+    """Also of a path that nobody asked about in time; and an error stays on its line whatever the path holds."""
+    said = command("eval", "knn", "x" * 300)
+    assert said.code == 2 and "File name too long" in said.err
+    said = command("inspect", f"{tmp_path}/no\nsuch\x1b[31m.beton")
+    assert said.code == 2 and r"no\nsuch\x1b[31m.beton" in said.err
