@@ -24,5 +24,5 @@ def held_out_accuracy(encoder: Encoder, data: RunData, device: torch.device) -> 
             "val_centroid_top1": accuracy(nearest_mean(bank_x, bank_y, val_x, classes), val_y),
         }
     except UserError as error:  # the loss is finite, or training would have ended: it goes on without this point
-        warn([f"no held-out accuracy of this epoch: {error}"])
+        warn(f"no held-out accuracy of this epoch: {error}")
         return {}
